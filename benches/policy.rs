@@ -44,6 +44,8 @@ fn rule(n: usize) -> RuleConfig {
         name: format!("rule-{n}"),
         action,
         dry_run: false,
+        expires: None,
+        reason: None,
         from: Some(vec![FromConfig { principals: values(principals), ..FromConfig::default() }]),
         to: Some(vec![ToConfig {
             commands: values(commands),
@@ -61,6 +63,8 @@ fn rules(count: usize) -> PolicyConfig {
         name: "shop".to_owned(),
         action: Action::Allow,
         dry_run: false,
+        expires: None,
+        reason: None,
         from: Some(vec![FromConfig { principals: values([CALLER.to_owned()]), ..FromConfig::default() }]),
         to: Some(vec![shop]),
     };
@@ -74,7 +78,7 @@ fn rules(count: usize) -> PolicyConfig {
 }
 
 fn compile(config: &PolicyConfig) -> Policy {
-    Policy::compile(config).unwrap_or_else(|problems| panic!("{problems:?}"))
+    Policy::compile(config, std::time::SystemTime::now()).unwrap_or_else(|problems| panic!("{problems:?}"))
 }
 
 fn view(policy: &Policy) -> View {

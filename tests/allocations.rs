@@ -72,6 +72,8 @@ fn rule(n: usize, action: Action, database: &str, collection: &str) -> RuleConfi
         name: format!("rule-{n}"),
         action,
         dry_run: n.is_multiple_of(5),
+        expires: None,
+        reason: None,
         from: Some(vec![FromConfig { principals: values(CALLER), ..FromConfig::default() }]),
         to: Some(vec![ToConfig {
             databases: values(database),
@@ -94,7 +96,7 @@ fn view(count: usize) -> View {
         known_commands: std::collections::BTreeMap::new(),
         rules,
     };
-    let policy = Policy::compile(&config).expect("rules without commands");
+    let policy = Policy::compile(&config, std::time::SystemTime::now()).expect("rules without commands");
     let principal = Principal::configured(CALLER);
     policy.view(&CallerFacts { principal: Some(&principal), source: None, listener: "orders" })
 }

@@ -27,7 +27,8 @@ def check(root, problems):
 def known_metrics(page):
     """Labels of each metric, from the table of docs/metrics.md."""
     rows = re.findall(r"^\| `(mongate_\w+)` \| (.*?) \| (.*?) \|", page, re.M)
-    metrics = {}
+    # The metrics of the process have no labels of their own.
+    metrics = {name: set(TARGET) for name in re.findall(r"^\| `(process_\w+)` \|", page, re.M)}
     for name, labels, unit in rows:
         known = set(re.findall(r"`(\w+)`", re.sub(r"\(.*?\)", "", labels))) | TARGET
         if BY_PRINCIPAL.match(name):
@@ -46,7 +47,7 @@ def expression(where, text, page, metrics, problems):
     except ValueError as error:
         problems.add(where, f"{error} in {text}")
         return
-    names = set(re.findall(r"\bmongate_\w+", text))
+    names = set(re.findall(r"\b(?:mongate|process)_\w+", text))
     problems.unless(names, where, f"no metric of mongate in {text}")
     for name in names:
         problems.unless(name in metrics, where, f"{name} is not in docs/metrics.md, or is a histogram without suffix")
@@ -119,6 +120,7 @@ def dashboard(root, page, metrics, problems):
             query = re.sub(r"\$\w+", "x", query)
             expression(f"{where}, {panel['title']}", query, page, metrics, problems)
     shown = set(re.findall(r"\bmongate_\w+", text))
-    unseen = {name for name in metrics if name not in shown and not name.endswith(("_sum", "_count"))}
+    own = {name for name in metrics if name.startswith("mongate_")}
+    unseen = {name for name in own if name not in shown and not name.endswith(("_sum", "_count"))}
     problems.unless(not unseen, where, f"shows nothing of {sorted(unseen)}")
     return sum(panel["type"] != "row" for panel in panels)

@@ -254,7 +254,15 @@ impl FixedPolicy {
                 }
             };
             let action = if number.is_multiple_of(3) && !is_last { Action::Deny } else { Action::Allow };
-            RuleConfig { name: format!("rule-{number}"), action, dry_run: false, from: None, to: Some(vec![to]) }
+            RuleConfig {
+                name: format!("rule-{number}"),
+                action,
+                dry_run: false,
+                expires: None,
+                reason: None,
+                from: None,
+                to: Some(vec![to]),
+            }
         };
         let rules = (1..=count).map(rule).collect();
         let config = PolicyConfig {
@@ -263,7 +271,8 @@ impl FixedPolicy {
             known_commands: std::collections::BTreeMap::new(),
             rules,
         };
-        let policy = Policy::compile(&config).map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
+        let policy = Policy::compile(&config, std::time::SystemTime::now())
+            .map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
         let view = policy.view(&CallerFacts { principal: None, source: None, listener: LISTENER });
         Ok(Self(EffectivePolicy {
             metrics: Arc::new(PolicyMetrics::new("bench", counter_labels(&policy))),

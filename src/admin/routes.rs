@@ -8,7 +8,7 @@ use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
 use crate::lifecycle::readiness::{Readiness, ReportScope};
-use crate::telemetry::metrics::{Metrics, StateGauges};
+use crate::telemetry::metrics::{Metrics, StateGauges, render_process_metrics};
 
 /// Returns a snapshot of the gateway for `/status`. It is called for every request and must not block.
 pub type StatusSource = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
@@ -45,9 +45,10 @@ pub(super) fn respond<B>(sources: &Sources, request: &Request<B>) -> Response<Fu
         "/" => |_, _| answer(StatusCode::OK, TEXT, INDEX),
         "/livez" => |_, _| answer(StatusCode::OK, TEXT, "ok\n"),
         "/readyz" => readyz,
-        "/metrics" => {
-            |sources, _| answer(StatusCode::OK, PROMETHEUS, sources.metrics.render() + &(sources.gauges)().render())
-        }
+        "/metrics" => |sources, _| {
+            let text = sources.metrics.render() + &(sources.gauges)().render() + &render_process_metrics();
+            answer(StatusCode::OK, PROMETHEUS, text)
+        },
         "/status" => |sources, _| answer(StatusCode::OK, JSON, json(&(sources.status)())),
         _ => return answer(StatusCode::NOT_FOUND, TEXT, "no such path; GET / lists the paths\n"),
     };

@@ -17,7 +17,7 @@ use crate::lifecycle::reload::ReloadRequest;
 use crate::lifecycle::reload_status::ReloadStatus;
 use crate::lifecycle::tasks::Tasks;
 use crate::listener::ServerIdentity;
-use crate::telemetry::metrics::ReloadMetrics;
+use crate::telemetry::metrics::{ReloadMetrics, Reloaded};
 
 /// Keeps the certificates of all upstreams and listeners current.
 pub struct CertificateSupervisor {
@@ -46,7 +46,7 @@ impl CertificateSupervisor {
             statuses.insert(source.owner.title(), Arc::clone(&status));
             sets.push(WatchedSet::new(source, status));
         }
-        let metrics = ReloadMetrics::new();
+        let metrics = ReloadMetrics::new(Reloaded::Certificates);
         for upstream in upstreams {
             let status = Arc::<ReloadStatus>::default();
             let follower = WorkloadFollower::new(upstream, Arc::clone(&expiry), Arc::clone(&status), metrics.clone());

@@ -1,5 +1,7 @@
 //! The check of the policy: problems and warnings that need no traffic.
 
+use std::time::SystemTime;
+
 use super::report::{About, Finding, FindingKind, PolicyReport, Status, Step};
 use crate::config::{Action, Config, Enforcement, PolicyConfig};
 use crate::policy::Policy;
@@ -26,7 +28,7 @@ pub(super) fn check(config: &Config, policy: &PolicyConfig, findings: &mut Vec<F
             remedy: remedy.to_owned(),
         });
     };
-    let compiled = match Policy::compile(policy) {
+    let compiled = match Policy::compile(policy, SystemTime::now()) {
         Ok(compiled) => compiled,
         Err(problems) => {
             let count = problems.len();
@@ -43,7 +45,7 @@ pub(super) fn check(config: &Config, policy: &PolicyConfig, findings: &mut Vec<F
         .map(|warning| (warning.key, warning.sentence))
         .chain(compiled.warnings().into_iter().map(|warning| (warning.key, warning.sentence)))
         .collect();
-    let line = rules_line(policy);
+    let line = rules_line(policy, compiled.expired_rules());
     report.steps.push(match warnings.len() {
         0 => Step::ok("compiled", line),
         1 => Step::warning("compiled", format!("{line}; 1 warning")),
@@ -66,10 +68,14 @@ pub(super) fn check(config: &Config, policy: &PolicyConfig, findings: &mut Vec<F
 }
 
 /// For example `3 rules: 1 deny, 2 allow`.
-fn rules_line(policy: &PolicyConfig) -> String {
+fn rules_line(policy: &PolicyConfig, expired: usize) -> String {
     let count = |action| policy.rules.iter().filter(|rule| rule.action == action).count();
     let kinds = [(Action::Deny, "deny"), (Action::Allow, "allow"), (Action::Audit, "audit")];
     let kinds = kinds.map(|(action, word)| (count(action), word)).into_iter().filter(|(count, _)| *count > 0);
     let kinds: Vec<String> = kinds.map(|(count, word)| format!("{count} {word}")).collect();
-    if kinds.is_empty() { "no rules".to_owned() } else { format!("{} rules: {}", policy.rules.len(), kinds.join(", ")) }
+    let expired = if expired == 0 { String::new() } else { format!("; {expired} of them expired") };
+    if kinds.is_empty() {
+        return "no rules".to_owned();
+    }
+    format!("{} rules: {}{expired}", policy.rules.len(), kinds.join(", "))
 }

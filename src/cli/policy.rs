@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
@@ -42,6 +43,9 @@ pub(super) enum PolicyCommand {
         file: PathBuf,
         #[command(flatten)]
         config: ConfigFile,
+        /// Decide as at this time, to see what changes when rules expire; default: now
+        #[arg(long, value_name = "TIME", value_parser = time)]
+        at: Option<SystemTime>,
         /// Print every case as JSON
         #[arg(long)]
         json: bool,
@@ -116,15 +120,23 @@ pub(super) struct ExplainArguments {
     /// The address of the caller
     #[arg(long, value_name = "IP")]
     source: Option<IpAddr>,
+    /// Decide as at this time, to see what changes when rules expire; default: now
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    at: Option<SystemTime>,
     /// Print the explanation as JSON
     #[arg(long)]
     json: bool,
 }
 
+/// A time in the form of RFC 3339.
+fn time(text: &str) -> Result<SystemTime, String> {
+    humantime::parse_rfc3339(text).map_err(|error| format!("{error}; write it as in 2026-12-01T18:00:00Z"))
+}
+
 pub(super) fn run(command: PolicyCommand) -> ExitCode {
     match command {
         PolicyCommand::Explain(arguments) => explain(*arguments),
-        PolicyCommand::Test { file, config, json } => test(&file, &config, json),
+        PolicyCommand::Test { file, config, at, json } => test(&file, &config, at, json),
         PolicyCommand::SessionId { principal, listener, id } => {
             session_id(principal.as_deref(), listener.as_deref(), &id)
         }
@@ -160,7 +172,8 @@ fn explain(arguments: ExplainArguments) -> ExitCode {
         Err(error) => return exit::fail(exit::DATA, &error),
     };
     let caller = AssumedCaller::new(principal.as_deref(), arguments.source, arguments.listener);
-    match PolicyReview::new(&config).and_then(|policy| policy.explain(&caller, &requested)) {
+    let at = arguments.at.unwrap_or_else(SystemTime::now);
+    match PolicyReview::new(&config, at).and_then(|policy| policy.explain(&caller, &requested)) {
         Ok(explanation) => {
             print(&if arguments.json { explanation.to_json() } else { explanation.to_string() });
             match explanation.decision {
@@ -181,12 +194,12 @@ fn principal_of(config: &Config, file: &Path) -> Result<String, String> {
     found.map_err(|error| error.to_string())?.map_err(|problem| format!("{}: {problem}", file.display()))
 }
 
-fn test(file: &Path, config: &ConfigFile, json: bool) -> ExitCode {
+fn test(file: &Path, config: &ConfigFile, at: Option<SystemTime>, json: bool) -> ExitCode {
     let config = match config.load() {
         Ok(loaded) => loaded.config,
         Err(error) => return exit::fail(exit::CONFIGURATION, &error),
     };
-    let policy = match PolicyReview::new(&config) {
+    let policy = match PolicyReview::new(&config, at.unwrap_or_else(SystemTime::now)) {
         Ok(policy) => policy,
         Err(error) => return exit::fail(exit::CONFIGURATION, &error),
     };

@@ -126,11 +126,17 @@ pub(super) fn shown(value: &Value) -> String {
             (_, Some(number), _) => number.to_string(),
             (.., number) => format!("{:?}", number.unwrap_or(f64::NAN)),
         },
-        Value::Dict(_, table) if table.contains_key("$__toml_private_datetime") => "a date".to_owned(),
+        Value::Dict(..) if datetime_text(value).is_some() => datetime_text(value).unwrap_or_default().to_owned(),
         Value::Dict(..) => "{ a table }".to_owned(),
         Value::Array(..) => "[ an array ]".to_owned(),
         Value::Empty(..) => "nothing".to_owned(),
     }
+}
+
+/// The text of a TOML date or time, which figment represents as a table with one key.
+pub(super) fn datetime_text(value: &Value) -> Option<&str> {
+    let Value::Dict(_, table) = value else { return None };
+    table.get("$__toml_private_datetime").and_then(Value::as_str)
 }
 
 /// Removes passwords, which are in connection strings and before an `@`, and PEM text that was given as a file name.

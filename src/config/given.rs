@@ -1,8 +1,12 @@
 //! Converts one value of the file or the environment to a string, a number, a list or a boolean.
 
+use std::time::{Duration, SystemTime};
+
 use figment::value::Value;
+use toml::value::{Datetime, Offset};
 
 use super::error::Origin;
+use super::error::datetime_text;
 
 /// A value as given in the file or in an environment variable. The value of a variable is always a string.
 pub(super) struct Given<'a> {
@@ -61,6 +65,24 @@ impl Given<'_> {
             _ => None,
         };
         numbers.ok_or_else(|| format!("must be a list of integers from 0 to {}, as in [1001]", u32::MAX))
+    }
+
+    /// A TOML date and time with its offset from UTC, from 1970 on.
+    pub(super) fn instant(&self) -> Result<SystemTime, String> {
+        const EXPECTED: &str = "a date and a time with the offset from UTC, without quotes, as in 2026-12-01T18:00:00Z";
+        let wrong = || format!("must be {EXPECTED}");
+        let text = datetime_text(self.value).ok_or_else(wrong)?;
+        let given: Datetime = text.parse().map_err(|_| wrong())?;
+        let ahead = match given.offset {
+            Some(Offset::Z) => 0,
+            Some(Offset::Custom { minutes }) => i64::from(minutes) * 60,
+            None => return Err(format!("has no offset from UTC; it must be {EXPECTED}")),
+        };
+        let as_utc = Datetime { offset: Some(Offset::Z), ..given }.to_string();
+        let local = humantime::parse_rfc3339(&as_utc).map_err(|_| wrong())?;
+        let distance = Duration::from_secs(ahead.unsigned_abs());
+        let instant = if ahead < 0 { local.checked_add(distance) } else { local.checked_sub(distance) };
+        instant.filter(|instant| *instant >= SystemTime::UNIX_EPOCH).ok_or_else(wrong)
     }
 
     /// `true` or `false`.

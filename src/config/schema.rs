@@ -136,7 +136,7 @@ pub(super) const SCHEMA: &[(&str, &[&str])] = &[
         ],
     ),
     ("policy", &["enforcement", "deny_javascript", "known_commands", "rule"]),
-    ("[policy.rule]", &["name", "action", "dry_run", "from", "to"]),
+    ("[policy.rule]", &["name", "action", "dry_run", "expires", "reason", "from", "to"]),
     (
         "[policy.rule.from]",
         &[

@@ -169,7 +169,7 @@ fn invalid_values_of_a_listener_are_problems() {
     check_listener("socket_permissions = \"rw-rw----\"", "octal");
     check_listener("idle_timeout = \"0s\"", "from 1s to 30days");
     check_listener("idle_timeout = \"-5s\"", "from 1s to 30days");
-    check_listener("idle_timeout = 1979-05-27", "= a date (config.toml)");
+    check_listener("idle_timeout = 1979-05-27", "= 1979-05-27 (config.toml)");
     check_listener("max_lifetime = false", "or \"off\"");
     check_listener("tcp_keepalive = \"10h\"", "from 1s to 9h");
     check_listener("half_close_timeout = \"2days\"", "from 1s to");

@@ -1,7 +1,7 @@
 //! The policy in force, which changes when the configuration file is reloaded.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
@@ -13,6 +13,8 @@ use crate::relay::HoldBudget;
 pub struct PolicyInForce {
     version: AtomicU64,
     current: ArcSwapOption<LoadedPolicy>,
+    /// Held while the policy is replaced: the end of a rule must not bring back a policy that a reload has replaced.
+    replacing: Mutex<()>,
     has_had_policy: AtomicBool,
     hold_budget: HoldBudget,
 }
@@ -32,6 +34,7 @@ impl PolicyInForce {
         let this = Self {
             version: AtomicU64::default(),
             current: ArcSwapOption::default(),
+            replacing: Mutex::default(),
             has_had_policy: AtomicBool::default(),
             hold_budget,
         };
@@ -41,6 +44,20 @@ impl PolicyInForce {
 
     /// Puts `policy` in force. Open connections use it from their next message on.
     pub fn replace(&self, policy: Option<Policy>) {
+        let _replacing = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.store(policy);
+    }
+
+    /// Ends the rules that have expired at `now`, and brings back rules if the clock was set back. Open connections
+    /// follow from their next message on. Returns the policy before and the new one; `None` if there is no change.
+    pub fn expire_rules(&self, now: SystemTime) -> Option<[Arc<LoadedPolicy>; 2]> {
+        let _replacing = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.current()?;
+        self.store(Some(before.policy.recompiled(now)?));
+        Some([before, self.current()?])
+    }
+
+    fn store(&self, policy: Option<Policy>) {
         let loaded = policy.map(|policy| LoadedPolicy { policy: Arc::new(policy), since: SystemTime::now() });
         if loaded.is_some() {
             self.has_had_policy.store(true, Ordering::Release);

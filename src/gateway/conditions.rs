@@ -15,6 +15,7 @@ use crate::lifecycle::pending_restart::PendingRestart;
 use crate::lifecycle::readiness::{ConditionState, Readiness, ReportScope, Subject};
 use crate::lifecycle::reload_status::ReloadStatus;
 use crate::listener::ConnectionLimit;
+use crate::policy::Policy;
 use crate::telemetry::metrics::StateGauges;
 use crate::tokens::{IssuerKeys, TokenKeys};
 
@@ -72,8 +73,9 @@ pub(super) fn gauges(
     upstreams: &[Arc<Upstream>],
     listeners: &Listeners,
     pending_restart: Arc<PendingRestart>,
+    policy: &Arc<PolicyInForce>,
 ) -> GaugeSource {
-    let (readiness, upstreams) = (readiness.clone(), upstreams.to_vec());
+    let (readiness, upstreams, policy) = (readiness.clone(), upstreams.to_vec(), Arc::clone(policy));
     let names: Vec<_> = listeners.first_addresses().map(|(_, route)| route.listener().to_owned()).collect();
     Arc::new(move || {
         let members_of = |upstream: &Arc<Upstream>| {
@@ -93,11 +95,15 @@ pub(super) fn gauges(
             let report = readiness.report_of(ReportScope::Listener(name));
             (name.clone(), report.is_some_and(|report| report.ready))
         };
+        let report = readiness.full_report();
         StateGauges {
+            is_ready: report.ready,
+            conditions: report.conditions.into_iter().map(|condition| (condition.name, condition.ok)).collect(),
             members: upstreams.iter().flat_map(members_of).collect(),
             pools: upstreams.iter().flat_map(pools_of).collect(),
             listeners: names.iter().map(is_ready).collect(),
             pending_restart: pending_restart.keys().len(),
+            next_rule_expiry: policy.current().and_then(|loaded| loaded.policy.next_expiry()),
         }
     })
 }
@@ -194,7 +200,8 @@ fn expired_trust_anchors(set: &CertificateSetFacts, now: SystemTime) -> Option<S
 
 /// After a failed reload the previous policy is in force, so this condition never fails.
 fn of_policy(in_force: &PolicyInForce, reload: &ReloadStatus) -> ConditionState {
-    let policy = match in_force.current().map(|loaded| loaded.policy.rule_names().len()) {
+    let in_effect = |policy: &Policy| policy.rule_names().len() - policy.expired_rules();
+    let policy = match in_force.current().map(|loaded| in_effect(&loaded.policy)) {
         None => "none in force".to_owned(),
         Some(1) => "1 rule in force".to_owned(),
         Some(rules) => format!("{rules} rules in force"),

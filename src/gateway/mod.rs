@@ -8,6 +8,7 @@ mod listeners;
 mod memory_watch;
 mod messages;
 mod policy_reload;
+mod rule_expiry;
 mod service_report;
 mod shutdown;
 mod status_page;
@@ -123,7 +124,7 @@ impl BoundGateway {
         let status = StatusPage::new(&listeners, &upstreams, certificates.statuses(), &workers, &readiness)
             .with_policy(PolicyStatus::new(&policy, policy_status))
             .with_pending_restart(Arc::clone(&pending));
-        let gauges = conditions::gauges(&readiness, &upstreams, &listeners, pending);
+        let gauges = conditions::gauges(&readiness, &upstreams, &listeners, pending, &policy);
         let status = Arc::new(move || status.snapshot());
         let sources = Sources { metrics: metrics.clone(), gauges, readiness: readiness.clone(), status };
         let admin = admin::bind(&config.admin, sources)?;
@@ -189,6 +190,7 @@ impl BoundGateway {
             reloads.push(reloader.request());
             own.spawn("policy", reloader.run(drain.watch()));
         }
+        own.spawn("policy expiry", rule_expiry::run(Arc::clone(&self.policy), drain.watch()));
         for upstream in &self.upstreams {
             let slot_maps = self.listeners.slot_maps_of(upstream);
             let use_of_hello = match upstream.config().pool.mode {

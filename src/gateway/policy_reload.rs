@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
@@ -23,7 +23,7 @@ use crate::lifecycle::pending_restart::PendingRestart;
 use crate::lifecycle::reload::{Reload, ReloadRequest, ReloadSchedule};
 use crate::lifecycle::reload_status::ReloadStatus;
 use crate::policy::{Policy, PolicyProblem};
-use crate::telemetry::metrics::ReloadMetrics;
+use crate::telemetry::metrics::{ReloadMetrics, Reloaded};
 use crate::tls::Fingerprint;
 
 /// A file is used if it has not changed for this time: a file that is written halfway may be a valid policy without its
@@ -37,7 +37,7 @@ const FEWER_RULES_SETTLE_TIME: Duration = Duration::from_secs(3);
 /// Compiles the policy of a configuration, and logs warnings about its keys.
 pub(super) fn compile(config: &Config) -> Result<Option<Policy>, Vec<PolicyProblem>> {
     let Some(rules) = &config.policy else { return Ok(None) };
-    let policy = Policy::compile(rules)?;
+    let policy = Policy::compile(rules, SystemTime::now())?;
     for warning in config.warnings() {
         tracing::warn!(key = warning.key, warning = warning.sentence, "{POLICY_WARNING}");
     }
@@ -71,7 +71,7 @@ impl PolicyReloader {
             keys,
             in_force: Arc::clone(in_force),
             status: Arc::default(),
-            metrics: ReloadMetrics::new(),
+            metrics: ReloadMetrics::new(Reloaded::Policy),
             schedule: ReloadSchedule::new(),
             watch: None,
             known: None,
@@ -229,6 +229,13 @@ fn rule_count(config: &Config) -> usize {
     config.policy.as_ref().map_or(0, |policy| policy.rules.len())
 }
 
+/// Logs which policy is in force.
+pub(super) fn log_facts(policy: &Policy) {
+    let (rules, enforced) = (policy.rule_names().len(), policy.enforces());
+    let expired = Some(policy.expired_rules()).filter(|expired| *expired > 0);
+    tracing::info!(rules, expired, enforced, fingerprint = policy.fingerprint(), "{POLICY_IN_FORCE}");
+}
+
 /// Logs which policy is in force, and later the warnings about its rules: it takes seconds to compare ten thousand
 /// rules with each other, and clients must not wait for that.
 pub(super) fn log_policy(in_force: &PolicyInForce) {
@@ -236,9 +243,7 @@ pub(super) fn log_policy(in_force: &PolicyInForce) {
         tracing::info!("{NO_POLICY_IN_FORCE}");
         return;
     };
-    let policy = &loaded.policy;
-    let (rules, enforced) = (policy.rule_names().len(), policy.enforces());
-    tracing::info!(rules, enforced, fingerprint = policy.fingerprint(), "{POLICY_IN_FORCE}");
+    log_facts(&loaded.policy);
     spawn_blocking(move || {
         for PolicyProblem { key, sentence } in loaded.policy.warnings() {
             tracing::warn!(key, warning = sentence, "{POLICY_WARNING}");

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::listeners::Listeners;
+use super::rule_expiry::action_word;
 use super::worker::Workers;
 use crate::certs::{CertificateOwner, CrlFacts};
 use crate::cluster::{Member, MemberPool, MemberSelector, Membership, SlotAssignment, Upstream, upstream_condition};
@@ -18,6 +19,7 @@ use crate::lifecycle::readiness::{ConditionState, Readiness};
 use crate::lifecycle::reload_status::ReloadStatus;
 use crate::lifecycle::tasks::Tasks;
 use crate::listener::{ConnectionLimit, Listener};
+use crate::policy::Policy;
 use crate::topology::{MemberName, MemberState};
 
 /// The principals that are shown of each listener: those with the most connections.
@@ -38,6 +40,24 @@ pub(super) struct StatusPage {
     pending_restart: Arc<PendingRestart>,
 }
 
+/// The rules with an expiry that are shown: those that expire next, then those that have expired.
+const EXPIRING_RULES_MAX: usize = 100;
+
+fn expiring(policy: &Policy) -> Vec<Value> {
+    let mut rules: Vec<_> = policy.expiries().collect();
+    rules.sort_by_key(|rule| (rule.is_expired, rule.at));
+    let shown = rules.into_iter().take(EXPIRING_RULES_MAX).map(|rule| {
+        json!({
+            "rule": rule.name,
+            "action": action_word(rule.action),
+            "expires": rfc3339(rule.at),
+            "expired": rule.is_expired,
+            "reason": rule.reason,
+        })
+    });
+    shown.collect()
+}
+
 /// The policy, and the results of its reloads.
 pub(super) struct PolicyStatus {
     in_force: Arc<PolicyInForce>,
@@ -56,6 +76,8 @@ impl PolicyStatus {
             "in_force": policy.is_some(),
             "enforced": policy.map(|policy| policy.enforces()),
             "rules": policy.map(|policy| policy.rule_names().len()),
+            "expired_rules": policy.map(|policy| policy.expired_rules()),
+            "expiring": policy.map(|policy| expiring(policy)),
             "fingerprint": policy.map(|policy| policy.fingerprint()),
             "loaded": current.as_ref().map(|loaded| humantime::format_rfc3339_seconds(loaded.since).to_string()),
             "reload": self.reload.as_ref().map(|reload| reload.to_json()),

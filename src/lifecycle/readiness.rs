@@ -113,27 +113,16 @@ impl Readiness {
         self.report_of(ReportScope::All).unwrap_or(ReadinessReport { ready: false, conditions: Vec::new() })
     }
 
+    /// The current state of all conditions, those that have nothing to say included.
+    pub fn full_report(&self) -> ReadinessReport {
+        let found = self.states();
+        let ready = is_ready(&found);
+        ReadinessReport { ready, conditions: found.into_iter().map(|(_, report)| report).collect() }
+    }
+
     /// The current state of the conditions in `scope`. `None` if there is no such listener or upstream.
     pub fn report_of(&self, scope: ReportScope<'_>) -> Option<ReadinessReport> {
-        let serving = match self.drain.stage() {
-            Stage::Serving => ConditionState::Holds(String::new()),
-            Stage::Leaving => ConditionState::Fails(
-                "shutting down: connections are still accepted; the drain begins after shutdown.delay, or when all \
-                 clients have left"
-                    .to_owned(),
-            ),
-            Stage::Draining => ConditionState::Fails(
-                "draining: commands in flight finish, new connections are not accepted".to_owned(),
-            ),
-            Stage::Stopped => ConditionState::Fails("stopped".to_owned()),
-        };
-        let mut found = vec![(Subject::Process, ConditionReport::new("serving", serving))];
-        let conditions = self.conditions.lock().unwrap_or_else(PoisonError::into_inner);
-        let report = |condition: &Condition| {
-            (condition.subject.clone(), ConditionReport::new(&condition.name, (condition.state)()))
-        };
-        found.extend(conditions.iter().map(report));
-        drop(conditions);
+        let mut found = self.states();
         let ready = match scope {
             ReportScope::All => is_ready(&found),
             ReportScope::Listener(listener) => {
@@ -162,6 +151,29 @@ impl Readiness {
         let conditions =
             found.into_iter().filter(|(subject, report)| is_shown(subject, report)).map(|(_, report)| report).collect();
         Some(ReadinessReport { ready, conditions })
+    }
+
+    /// All conditions with their subjects; `serving` first.
+    fn states(&self) -> Vec<(Subject, ConditionReport)> {
+        let serving = match self.drain.stage() {
+            Stage::Serving => ConditionState::Holds(String::new()),
+            Stage::Leaving => ConditionState::Fails(
+                "shutting down: connections are still accepted; the drain begins after shutdown.delay, or when all \
+                 clients have left"
+                    .to_owned(),
+            ),
+            Stage::Draining => ConditionState::Fails(
+                "draining: commands in flight finish, new connections are not accepted".to_owned(),
+            ),
+            Stage::Stopped => ConditionState::Fails("stopped".to_owned()),
+        };
+        let mut found = vec![(Subject::Process, ConditionReport::new("serving", serving))];
+        let conditions = self.conditions.lock().unwrap_or_else(PoisonError::into_inner);
+        let report = |condition: &Condition| {
+            (condition.subject.clone(), ConditionReport::new(&condition.name, (condition.state)()))
+        };
+        found.extend(conditions.iter().map(report));
+        found
     }
 }
 

@@ -1,6 +1,10 @@
-//! Warnings about rules without effect: rules that can never match, and rules that are shadowed by others.
+//! Warnings about rules without effect: rules that can never match, rules that have expired, and rules that are
+//! shadowed by others.
 //!
 //! Reports only what is certain: a rule without a warning may still have no effect.
+
+use crate::config::Action;
+use crate::identity::rfc3339;
 
 use super::commands::CommandSelector;
 use super::pattern::{Pattern, Patterns};
@@ -12,11 +16,32 @@ use super::shadows;
 pub(super) fn warnings(rules: &[Rule]) -> Vec<PolicyProblem> {
     let mut warnings = Vec::new();
     for (at, rule) in rules.iter().enumerate() {
-        check_entries(rule, &format!("policy.rule[{}]", at + 1), &mut warnings);
+        let path = format!("policy.rule[{}]", at + 1);
+        let expiry = rule.expires.and_then(|expires| expiry_warning(rule, &rfc3339(expires)));
+        warnings.extend(expiry.map(|sentence| PolicyProblem { key: format!("{path}.expires"), sentence }));
+        if !rule.is_expired {
+            check_entries(rule, &path, &mut warnings);
+        }
     }
     shadows::find(rules, &mut warnings);
     pitfalls::find(rules, &mut warnings);
     warnings
+}
+
+fn expiry_warning(rule: &Rule, at: &str) -> Option<String> {
+    let name = &rule.name;
+    match (rule.is_expired, rule.action) {
+        (true, Action::Allow) => Some(format!(
+            "is {at}, which has passed: \"{name}\" allows nothing any longer, but still counts as an allow rule; \
+             remove it if other rules allow what is needed"
+        )),
+        (true, _) => Some(format!("is {at}, which has passed: \"{name}\" has no effect; remove it")),
+        (false, Action::Deny) if !rule.dry_run => Some(format!(
+            "is {at}: from then on \"{name}\" denies nothing, so that what it denies is allowed unless other rules \
+             deny it; if that is not intended, remove expires"
+        )),
+        (false, _) => None,
+    }
 }
 
 fn check_entries(rule: &Rule, path: &str, warnings: &mut Vec<PolicyProblem>) {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::SystemTime;
 
 use crate::command::{KnownNames, is_known_stage, is_reserved, table};
 use crate::config::{Action, Enforcement, PolicyConfig};
@@ -9,6 +10,7 @@ use crate::config::{Action, Enforcement, PolicyConfig};
 use super::analysis;
 use super::caller::CallerFacts;
 use super::commands::class_of_known_command;
+use super::expiry::RuleExpiry;
 use super::fingerprint;
 use super::judgement::Grounds;
 use super::problem::PolicyProblem;
@@ -31,15 +33,20 @@ pub struct Policy {
     /// Callers to which the same rules apply share a rule set. It is dropped with the last view that uses it.
     pub(super) rule_sets: Mutex<HashMap<Vec<RuleId>, Weak<RuleSet>>>,
     fingerprint: String,
+    /// What the policy was compiled from, if any rule has an expiry.
+    config: Option<Box<PolicyConfig>>,
 }
 
 impl Policy {
     /// Compiles a configuration that was already checked. Returns all problems that only the table of commands reveals.
-    pub fn compile(config: &PolicyConfig) -> Result<Self, Vec<PolicyProblem>> {
+    ///
+    /// Rules that have expired at `now` match nothing. The policy does not follow the time: see
+    /// [`Policy::recompiled`].
+    pub fn compile(config: &PolicyConfig, now: SystemTime) -> Result<Self, Vec<PolicyProblem>> {
         let mut problems = Vec::new();
         let path = |at: usize| format!("policy.rule[{}]", at + 1);
-        let rules: Arc<[Rule]> =
-            config.rules.iter().enumerate().map(|(at, rule)| Rule::compile(rule, &path(at), &mut problems)).collect();
+        let compile = |(at, rule)| Rule::compile(rule, &path(at), now, &mut problems);
+        let rules: Arc<[Rule]> = config.rules.iter().enumerate().map(compile).collect();
         let known = known_names(&config.known_commands, &mut problems);
         if !problems.is_empty() {
             return Err(problems);
@@ -64,7 +71,37 @@ impl Policy {
             by_principal,
             by_anything,
             rule_sets: Mutex::new(HashMap::new()),
+            config: config.rules.iter().any(|rule| rule.expires.is_some()).then(|| Box::new(config.clone())),
         })
+    }
+
+    /// The same rules compiled for `now`; `None` if the same rules have expired as in this policy.
+    pub fn recompiled(&self, now: SystemTime) -> Option<Self> {
+        let config = self.config.as_deref()?;
+        // The same configuration has compiled before.
+        self.rules.iter().any(|rule| rule.is_outdated(now)).then(|| Self::compile(config, now).ok()).flatten()
+    }
+
+    /// The rules with an expiry, in their order.
+    pub fn expiries(&self) -> impl Iterator<Item = RuleExpiry<'_>> {
+        // Most policies have no such rule.
+        let rules = if self.config.is_some() { &self.rules[..] } else { &[] };
+        ids().zip(rules).filter_map(|(id, rule)| RuleExpiry::of(id, rule))
+    }
+
+    /// When the next rule expires.
+    pub fn next_expiry(&self) -> Option<SystemTime> {
+        self.expiries().filter(|rule| !rule.is_expired).map(|rule| rule.at).min()
+    }
+
+    /// The expiry of one rule.
+    pub fn expiry(&self, id: RuleId) -> Option<RuleExpiry<'_>> {
+        RuleExpiry::of(id, self.rules.get(id.index())?)
+    }
+
+    /// The number of rules that have expired.
+    pub fn expired_rules(&self) -> usize {
+        self.expiries().filter(|rule| rule.is_expired).count()
     }
 
     /// The names of the rules, in the order of their [`RuleId`]s.
@@ -165,8 +202,10 @@ fn known_names(config: &BTreeMap<String, String>, problems: &mut Vec<PolicyProbl
 
 fn flags(config: &PolicyConfig, rules: &[Rule]) -> PolicyFlags {
     let any = |action: Action, dry_run: bool| rules.iter().any(|rule| rule.action == action && rule.dry_run == dry_run);
+    // Expired rules too: the end of the last allow rule must not allow everything.
     let needs_allow = any(Action::Allow, false);
-    let can_deny = config.deny_javascript || needs_allow || any(Action::Deny, false);
+    let denies = rules.iter().any(|rule| rule.action == Action::Deny && !rule.dry_run && !rule.is_expired);
+    let can_deny = config.deny_javascript || needs_allow || denies;
     PolicyFlags {
         enforces: config.enforcement == Enforcement::Enforce && can_deny,
         deny_javascript: config.deny_javascript,

@@ -2,13 +2,14 @@
 //! decisions.
 //!
 //! Comments, the order of values and the spelling of aliases have no effect on it. Names and the order of rules do,
-//! because metrics and error messages contain them.
+//! because metrics and error messages contain them. It changes when a rule expires.
 
 use std::fmt::Write;
 
 use sha2::{Digest, Sha256};
 
 use crate::config::{Enforcement, PolicyConfig, RuleConfig, Values};
+use crate::identity::rfc3339;
 
 use super::rule::{Rule, To};
 
@@ -54,6 +55,10 @@ impl Canonical {
         self.item("rule", &rule.name);
         self.item("action", &format!("{:?}", config.action));
         self.item("dry_run", if rule.dry_run { "true" } else { "false" });
+        if let Some(expires) = rule.expires {
+            self.item("expires", &rfc3339(expires));
+            self.item("expired", if rule.is_expired { "true" } else { "false" });
+        }
         for entry in config.from.iter().flatten() {
             self.item("from", "");
             self.values("principals", &entry.principals);

@@ -9,6 +9,7 @@ mod caller;
 mod certain;
 mod commands;
 mod compiled;
+mod expiry;
 mod fingerprint;
 mod index;
 mod judgement;
@@ -30,6 +31,7 @@ mod tests;
 
 pub use caller::CallerFacts;
 pub use compiled::Policy;
+pub use expiry::RuleExpiry;
 pub use judgement::{Effect, ErrorCode, Grounds, Judgement, Note};
 pub use problem::PolicyProblem;
 pub use rule::RuleId;

@@ -195,7 +195,8 @@ impl<'a> Search<'a> {
     /// `deny` rules: where the `allow` rule is for some callers only, or where a `deny` rule denies what no rule
     /// allows.
     fn single_allow(&self) -> Option<PolicyProblem> {
-        let enforced = |action| self.rules.iter().enumerate().filter(move |(_, rule)| is_enforced(rule, action));
+        let is_live = |rule: &Rule, action| is_enforced(rule, action) && !rule.is_expired;
+        let enforced = |action| self.rules.iter().enumerate().filter(move |(_, rule)| is_live(rule, action));
         let mut allows = enforced(Action::Allow);
         let (Some((at, allow)), None) = (allows.next(), allows.next()) else { return None };
         if enforced(Action::Deny).next().is_none() || allow.from.is_empty() || allow.to.is_empty() {

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use ipnet::IpNet;
 
@@ -30,6 +31,10 @@ pub(super) struct Rule {
     pub(super) name: String,
     pub(super) action: Action,
     pub(super) dry_run: bool,
+    pub(super) expires: Option<SystemTime>,
+    pub(super) reason: Option<String>,
+    /// Whether `expires` has passed. Such a rule has no entries, so that it matches nothing.
+    pub(super) is_expired: bool,
     /// One matching entry suffices (OR). Without `from` in the configuration, there is one entry without keys.
     pub(super) from: Vec<From>,
     /// One matching entry suffices (OR). Without `to` in the configuration, there is one entry without keys.
@@ -57,11 +62,12 @@ pub(super) struct To {
 
 impl Rule {
     /// Compiles a rule and adds the problems of its commands to `problems`. `path` is the rule's key, for example
-    /// `policy.rule[2]`.
-    pub(super) fn compile(config: &RuleConfig, path: &str, problems: &mut Vec<PolicyProblem>) -> Self {
-        let from =
+    /// `policy.rule[2]`. A rule that has expired at `now` gets no entries, but its commands are checked too.
+    pub(super) fn compile(config: &RuleConfig, path: &str, now: SystemTime, problems: &mut Vec<PolicyProblem>) -> Self {
+        let is_expired = is_past(config.expires, now);
+        let mut from =
             config.from.as_deref().map_or_else(|| vec![From::default()], |all| all.iter().map(From::new).collect());
-        let to = match &config.to {
+        let mut to = match &config.to {
             None => vec![Arc::new(To::default())],
             Some(all) => all
                 .iter()
@@ -69,7 +75,30 @@ impl Rule {
                 .map(|(at, entry)| Arc::new(To::compile(entry, &format!("{path}.to[{}]", at + 1), problems)))
                 .collect(),
         };
-        Self { name: config.name.clone(), action: config.action, dry_run: config.dry_run, from, to }
+        if is_expired {
+            from.clear();
+            to.clear();
+        }
+        Self {
+            name: config.name.clone(),
+            action: config.action,
+            dry_run: config.dry_run,
+            expires: config.expires,
+            reason: config.reason.clone(),
+            is_expired,
+            from,
+            to,
+        }
+    }
+
+    /// Whether the rule would have to be compiled again: it has expired, or the clock was set back.
+    pub(super) fn is_outdated(&self, now: SystemTime) -> bool {
+        self.is_expired != is_past(self.expires, now)
+    }
+
+    /// Whether the rule ends before `other`.
+    pub(super) fn ends_before(&self, other: &Self) -> bool {
+        self.expires.is_some_and(|expires| other.expires.is_none_or(|later| expires < later))
     }
 
     pub(super) fn applies_to(&self, caller: &CallerFacts<'_>) -> bool {
@@ -114,6 +143,11 @@ impl Rule {
         let selectors = self.to.iter().flat_map(|to| to.commands.iter().chain(&to.not_commands));
         selectors.into_iter().any(|selector| selector.javascript)
     }
+}
+
+/// A rule ends at the moment of `expires`, not after it.
+fn is_past(expires: Option<SystemTime>, now: SystemTime) -> bool {
+    expires.is_some_and(|expires| expires <= now)
 }
 
 impl To {

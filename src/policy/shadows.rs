@@ -54,6 +54,9 @@ fn shadow(rules: &[Rule], at: usize, other: usize) -> Option<String> {
     let (rule, by) = (rules.get(at)?, rules.get(other)?);
     let name = &rule.name;
     let by_name = || format!("policy.rule[{}], \"{}\"", other + 1, by.name);
+    if rule.is_expired || by.is_expired || by.ends_before(rule) {
+        return None;
+    }
     // A dry run has no effect on a rule that is enforced.
     if by.dry_run && !rule.dry_run {
         return None;

@@ -182,7 +182,11 @@ impl Case {
         let is_expected_rule = self.rule.is_none() || self.rule == explanation.rule;
         let because = match &self.rule {
             Some(rule) if !policy.has_rule(rule) => format!("{}; the policy has no rule {rule:?}", explanation.because),
-            _ => explanation.because.clone(),
+            Some(rule) => match policy.expired(rule) {
+                Some(at) => format!("{}; rule {rule:?} expired {at}", explanation.because),
+                None => explanation.because.clone(),
+            },
+            None => explanation.because.clone(),
         };
         CaseOutcome {
             name: self.name.clone(),

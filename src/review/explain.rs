@@ -1,5 +1,7 @@
 //! A decision with its explanation: the resources that the command reaches, the rules, and the error message.
 
+use std::time::SystemTime;
+
 use serde::Serialize;
 
 use super::question::{AssumedCaller, QuestionError, RequestedCommand};
@@ -7,7 +9,7 @@ use super::trace::{self, RuleTrace};
 use crate::command::table::{self, Class};
 use crate::command::{Listing, Meaning, Request, Unclear, read, unknown_name};
 use crate::config::{Config, Enforcement, FromConfig};
-use crate::identity::Principal;
+use crate::identity::{Principal, rfc3339};
 use crate::policy::{CallerFacts, Effect, ErrorCode, Grounds, Note, Policy, Sentence, View};
 
 /// The decision on a command.
@@ -110,9 +112,10 @@ pub struct PolicyReview<'a> {
 }
 
 impl<'a> PolicyReview<'a> {
-    /// Compiles the policy of `config`.
-    pub fn new(config: &'a Config) -> Result<Self, ExplainError> {
-        let policy = config.policy.as_ref().map(Policy::compile).transpose().map_err(|problems| {
+    /// Compiles the policy of `config`, as it applies at `at`.
+    pub fn new(config: &'a Config, at: SystemTime) -> Result<Self, ExplainError> {
+        let compile = |policy| Policy::compile(policy, at);
+        let policy = config.policy.as_ref().map(compile).transpose().map_err(|problems| {
             let lines = problems.iter().map(|problem| format!("\n  {} {}", problem.key, problem.sentence));
             ExplainError::Policy(std::iter::once("the policy cannot be used:".to_owned()).chain(lines).collect())
         })?;
@@ -125,6 +128,12 @@ impl<'a> PolicyReview<'a> {
             self.config.warnings().into_iter().map(|warning| format!("{} {}", warning.key, warning.sentence));
         let of_rules = self.policy.iter().flat_map(Policy::warnings);
         of_values.chain(of_rules.map(|warning| format!("{} {}", warning.key, warning.sentence))).collect()
+    }
+
+    /// When the rule of this name has expired, if it has.
+    pub(super) fn expired(&self, name: &str) -> Option<String> {
+        let mut expiries = self.policy.iter().flat_map(Policy::expiries);
+        expiries.find(|rule| rule.is_expired && rule.name == name).map(|rule| rfc3339(rule.at))
     }
 
     /// Whether the policy has a rule of this name.
@@ -176,8 +185,8 @@ impl<'a> PolicyReview<'a> {
         if let Some((policy, view)) = &policy {
             explanation.judge(policy, view, &meaning);
         }
-        if let (Some(config), Some((_, view)), Ok(meaning)) = (&self.config.policy, &policy, &meaning) {
-            explanation.rules = trace::trace(config, view, &facts, meaning);
+        if let (Some(config), Some((policy, view)), Ok(meaning)) = (&self.config.policy, &policy, &meaning) {
+            explanation.rules = trace::trace(config, (policy, view), &facts, meaning);
             if explanation.decision == Decision::Deny
                 && matches!(meaning.command.name, "listCollections" | "listDatabases")
                 && meaning.listing.is_none()
@@ -260,6 +269,15 @@ impl Explanation {
         self.audited_by = audits.filter_map(|(_, grounds)| rule(*grounds)).collect();
         self.decision = decision;
         self.rule = rule(grounds);
+        if let Grounds::Rule(id) = grounds
+            && let Some(expiry) = policy.expiry(id)
+        {
+            self.notes.push(format!(
+                "rule {:?} expires {}; another rule may decide then",
+                expiry.name,
+                rfc3339(expiry.at)
+            ));
+        }
         let filtered = meaning.as_ref().ok().filter(|_| decision == Decision::Allow);
         self.because = match filtered.and_then(|meaning| filtered_list(view, meaning)) {
             Some(shown) => format!("{}; {shown}", self.reason_for_part(grounds)),

@@ -73,13 +73,23 @@ impl Explanation {
             let mut lines = self.rule_lines(rule).into_iter();
             let dry_run = if rule.dry_run { " (dry run)" } else { "" };
             writeln!(f, "  {:<5}  {:<width$}  {}{dry_run}", rule.action, rule.name, lines.next().unwrap_or_default())?;
-            lines.try_for_each(|line| writeln!(f, "  {:5}  {:width$}  {line}", "", ""))?;
+            lines.by_ref().try_for_each(|line| writeln!(f, "  {:5}  {:width$}  {line}", "", ""))?;
+            let expired = rule.excludes_caller_by == Some(RuleKey::Expires);
+            if let Some(expires) = rule.expires.as_deref().filter(|_| !expired) {
+                writeln!(f, "  {:5}  {:width$}  expires {expires}", "", "")?;
+            }
+            if let Some(reason) = &rule.reason {
+                writeln!(f, "  {:5}  {:width$}  reason: {reason}", "", "")?;
+            }
         }
         writeln!(f)
     }
 
     /// A line for each resource, or a single one if all lines are equal.
     fn rule_lines(&self, rule: &RuleTrace) -> Vec<String> {
+        if let (Some(RuleKey::Expires), Some(expires)) = (rule.excludes_caller_by, &rule.expires) {
+            return vec![format!("does not match: expired {expires}")];
+        }
         if let Some(key) = rule.excludes_caller_by {
             return vec![format!("does not match: {}", key.of("from"))];
         }
@@ -107,6 +117,7 @@ impl RuleKey {
             Self::Commands => "commands",
             Self::Databases => "databases",
             Self::Collections => "collections",
+            Self::Expires => return "expires".to_owned(),
             Self::Nothing => return format!("{table} is an empty list"),
         };
         format!("{table}.{key}")

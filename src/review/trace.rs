@@ -4,11 +4,13 @@
 //! more key each time, until it no longer matches. So a trace always agrees with the gateway.
 
 use std::collections::HashSet;
+use std::time::SystemTime;
 
 use serde::Serialize;
 
 use crate::command::{Exposes, Meaning, Resource};
 use crate::config::{Action, Enforcement, FromConfig, PolicyConfig, RuleConfig, ToConfig};
+use crate::identity::rfc3339;
 use crate::policy::{CallerFacts, Policy, RuleId, View};
 
 /// A rule, and whether it matches each resource that a command reaches.
@@ -20,7 +22,14 @@ pub struct RuleTrace {
     pub action: &'static str,
     /// Whether the rule itself is a dry run.
     pub dry_run: bool,
-    /// The key of `from` that excludes the caller; `None` if the rule applies to this caller.
+    /// `expires`, as in `2026-12-01T18:00:00Z`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
+    /// `reason`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The key of `from` that excludes the caller, or `expires` of an expired rule; `None` if the rule applies to this
+    /// caller.
     pub excludes_caller_by: Option<RuleKey>,
     /// One per resource, in their order; empty if the rule does not apply to this caller.
     pub places: Vec<ResourceTrace>,
@@ -53,21 +62,27 @@ pub enum RuleKey {
     Databases,
     /// `collections` and `not_collections`.
     Collections,
+    /// `expires`, which has passed.
+    Expires,
     /// No key, because the list is empty.
     Nothing,
 }
 
-/// Traces every rule of `config`. `view` is its compiled policy for the caller.
+/// Traces every rule of `config`. `policy` is its compiled policy, with the view of the caller.
 pub(super) fn trace(
     config: &PolicyConfig,
-    view: &View,
+    (policy, view): (&Policy, &View),
     caller: &CallerFacts<'_>,
     meaning: &Meaning<'_>,
 ) -> Vec<RuleTrace> {
     let about: HashSet<RuleId> = view.rules().iter().copied().collect();
     let matching: HashSet<(RuleId, usize)> = view.matching(meaning).into_iter().collect();
     let rules = (0..).map(RuleId).zip(&config.rules).map(|(id, rule)| {
-        let excludes_caller_by = if about.contains(&id) { None } else { excluded_caller(rule, caller) };
+        let excludes_caller_by = match policy.expiry(id) {
+            Some(expiry) if expiry.is_expired => Some(RuleKey::Expires),
+            _ if about.contains(&id) => None,
+            _ => excluded_caller(rule, caller),
+        };
         let places = if excludes_caller_by.is_some() { 0..0 } else { 0..meaning.reaches.len() };
         let places = places.map(|at| {
             let matches = matching.contains(&(id, at));
@@ -78,6 +93,8 @@ pub(super) fn trace(
             name: rule.name.clone(),
             action: action_word(rule.action),
             dry_run: rule.dry_run,
+            expires: rule.expires.map(rfc3339),
+            reason: rule.reason.clone(),
             excludes_caller_by,
             places: places.collect(),
         }
@@ -151,15 +168,15 @@ fn first_keys_of_to(entry: &ToConfig, keys: usize) -> ToConfig {
     entry
 }
 
-/// The view of the caller on a policy with only this rule.
+/// The view of the caller on a policy with only this rule, without its expiry.
 fn alone(rule: RuleConfig, caller: &CallerFacts<'_>) -> Option<View> {
     let config = PolicyConfig {
         enforcement: Enforcement::Enforce,
         deny_javascript: false,
         known_commands: std::collections::BTreeMap::new(),
-        rules: vec![rule],
+        rules: vec![RuleConfig { expires: None, ..rule }],
     };
-    Policy::compile(&config).ok().map(|policy| policy.view(caller))
+    Policy::compile(&config, SystemTime::UNIX_EPOCH).ok().map(|policy| policy.view(caller))
 }
 
 /// A resource as text, for example `shop.orders`.

@@ -39,6 +39,7 @@ mod policy_commands;
 mod policy_cursors;
 mod policy_documents;
 mod policy_drivers;
+mod policy_expiry;
 mod policy_lists;
 mod policy_load;
 mod policy_mesh;

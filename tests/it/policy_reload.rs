@@ -51,7 +51,7 @@ impl Scene {
     #[track_caller]
     fn reloads(&self, outcome: &str, count: f64) {
         let is = |counted: f64| (counted - count).abs() < 0.5;
-        self.gateway.await_metric("mongate_reloads_total", &[("outcome", outcome)], is);
+        self.gateway.await_metric("mongate_reloads_total", &[("what", "policy"), ("outcome", outcome)], is);
     }
 
     fn told(&self, message: &str) -> usize {

@@ -78,6 +78,9 @@ fn readiness_follows_the_state_of_mongod() {
     mongod.stop().unwrap();
     let sentence = format!("{} cannot be reached: connection refused", mongod.address());
     status(503);
+    gateway.await_metric("mongate_ready", &[], |value| value < 0.5);
+    gateway.await_metric("mongate_ready_condition", &[("condition", "upstream test")], |value| value < 0.5);
+    assert!(gateway.metric("mongate_ready_condition", &[("condition", "serving")]) > 0.5);
     // A check may still get a reply from a mongod that is shutting down.
     let gone = format!("not ready\nok     serving\nFAILED upstream test: {sentence}\nok     policy: none in force\n");
     until("/readyz reports that mongod is unreachable", || {
@@ -209,6 +212,11 @@ fn check_metrics(gateway: &Gateway) {
         "mongate_upstream_handshakes_total",
         "mongate_upstream_handshake_duration_seconds",
         "mongate_certificate_expiry_timestamp_seconds",
+        "mongate_connections_opened_total",
+        "mongate_ready",
+        "mongate_ready_condition",
+        "process_cpu_seconds_total",
+        "process_resident_memory_bytes",
         "mongate_build_info",
     ] {
         assert!(text.contains(&format!("# HELP {family} ")), "{family} has no HELP");
@@ -221,6 +229,15 @@ fn check_metrics(gateway: &Gateway) {
     is("mongate_connections_active", &[("listener", "test")], 3.0);
     is("mongate_commands_total", &[pings[0], pings[1], ("outcome", "ok")], 3.0);
     is("mongate_command_duration_seconds_count", &pings, 3.0);
+    is("mongate_connections_opened_total", &[("listener", "test")], 3.0);
+    is("mongate_ready", &[], 1.0);
+    for condition in ["serving", "memory", "policy", "upstream test", "listener test"] {
+        is("mongate_ready_condition", &[("condition", condition)], 1.0);
+    }
+    for what in ["certificates", "policy"] {
+        is("mongate_reloads_total", &[("what", what), ("outcome", "ok")], 0.0);
+    }
+    check_process_metrics(gateway);
     is("mongate_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
     // 2090-01-01, for the client certificate and the CA certificate.
     for role in ["upstream_client", "upstream_ca"] {
@@ -228,6 +245,26 @@ fn check_metrics(gateway: &Gateway) {
     }
     let handshakes = gateway.metric("mongate_upstream_handshakes_total", &[("upstream", "test"), ("outcome", "ok")]);
     assert!(handshakes > 3.5, "three clients and the background check, but {handshakes} handshakes");
+}
+
+/// Compares the metrics of the process with what the system says about it.
+fn check_process_metrics(gateway: &Gateway) {
+    let value = |name: &str| gateway.metric(name, &[]);
+    let descriptors = gateway.descriptors().unwrap();
+    // The connection of the scrape is one of them.
+    let difference = value("process_open_fds") - f64::from(u32::try_from(descriptors).unwrap());
+    assert!(difference.abs() < 5.0, "{difference}");
+    let memory = f64::from(u32::try_from(gateway.memory_kib().unwrap()).unwrap()) * 1024.0;
+    let resident = value("process_resident_memory_bytes");
+    assert!((memory / 2.0..memory * 2.0).contains(&resident), "{resident} instead of {memory}");
+    let before = gateway.processor_time().unwrap().as_secs_f64();
+    let used = value("process_cpu_seconds_total");
+    let after = gateway.processor_time().unwrap().as_secs_f64();
+    assert!((before - 0.02..=after + 0.02).contains(&used), "{used} instead of {before} to {after}");
+    let started = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs_f64() - value("process_start_time_seconds");
+    assert!((-2.0..600.0).contains(&started), "{started}");
+    assert!(value("process_threads") >= 2.0, "main thread and worker");
+    assert!(value("process_max_fds") > value("process_open_fds"));
 }
 
 /// Reads one message and returns its length.

@@ -26,6 +26,9 @@ use crate::config::sections::Values;
 /// The longest name of a rule in bytes. It is shown in metrics and in error replies to clients.
 const NAME_BYTES_MAX: usize = 128;
 
+/// The longest reason of a rule in bytes. It is shown in logs and in `/status`.
+const REASON_BYTES_MAX: usize = 512;
+
 /// Longer than any command name of MongoDB.
 const KNOWN_BYTES_MAX: usize = 64;
 
@@ -89,11 +92,24 @@ fn rule(
     let what = "set what the rule does: action = \"deny\", \"allow\" or \"audit\"";
     let action = section.required("action", what, |given| readers::choice(given, ACTIONS));
     let dry_run = section.or("dry_run", false, readers::boolean);
+    let expires = section.optional("expires", readers::instant);
+    let reason = section.optional("reason", reason);
     let from = section.repeated_tables("from", "must be a list of tables, as in from = [{ principals = [\"*\"] }]");
     let from = from.map(|entries| entries.into_iter().map(|entry| from_entry(entry, context)).collect());
     let to = section.repeated_tables("to", "must be a list of tables, as in to = [{ commands = [\"@read\"] }]");
     let to = to.map(|entries| entries.into_iter().map(to_entry).collect());
-    Some(RuleConfig { name: name?, action: action?, dry_run, from, to })
+    Some(RuleConfig { name: name?, action: action?, dry_run, expires, reason, from, to })
+}
+
+fn reason(given: &Given<'_>) -> Result<String, String> {
+    let text = given.text("why the rule exists, as in \"incident 4711\"")?;
+    match text.len() {
+        length if length > REASON_BYTES_MAX => {
+            Err(format!("has {length} bytes; at most {REASON_BYTES_MAX} are allowed"))
+        }
+        _ if text.chars().any(char::is_control) => Err("must be one line without control characters".to_owned()),
+        _ => Ok(text.to_owned()),
+    }
 }
 
 fn rule_name(given: &Given<'_>) -> Result<String, String> {

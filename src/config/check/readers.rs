@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::net::IpAddr;
 use std::path::Path;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::config::error::quoted;
 use crate::config::given::Given;
@@ -120,6 +120,11 @@ pub(super) fn permissions(given: &Given<'_>) -> Result<u32, String> {
 /// `true` or `false`.
 pub(super) fn boolean(given: &Given<'_>) -> Result<bool, String> {
     given.boolean()
+}
+
+/// A date and time with its offset from UTC.
+pub(super) fn instant(given: &Given<'_>) -> Result<SystemTime, String> {
+    given.instant()
 }
 
 /// The servers of an upstream. No two are equal, also if upper and lower case are ignored.

@@ -1,6 +1,7 @@
 //! The checked `[policy]` table and its rules.
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use ipnet::IpNet;
 
@@ -36,6 +37,11 @@ pub struct RuleConfig {
     pub action: Action,
     /// `dry_run`: the rule only counts and logs the commands that it would deny. Default: `false`.
     pub dry_run: bool,
+    /// `expires`: from then on the rule matches nothing. An expired `allow` rule still counts as an `allow` rule, so
+    /// that its end opens nothing. Default: never.
+    pub expires: Option<SystemTime>,
+    /// `reason`: why the rule exists, for people; at most 512 bytes without control characters.
+    pub reason: Option<String>,
     /// `from`: the callers. The entries are combined with OR. `None` (absent) matches every caller, an empty list
     /// matches none.
     pub from: Option<Vec<FromConfig>>,

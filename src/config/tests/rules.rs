@@ -51,6 +51,8 @@ fn all_keys_of_a_rule_are_read() {
         name: "Reads.1_a-b".to_owned(),
         action: Action::Allow,
         dry_run: true,
+        expires: None,
+        reason: None,
         from: Some(vec![
             FromConfig {
                 principals: values(&["td/ns/a/*", "*", "CN=x,O=y"]),
@@ -74,12 +76,48 @@ fn all_keys_of_a_rule_are_read() {
         name: "none".to_owned(),
         action: Action::Audit,
         dry_run: false,
+        expires: None,
+        reason: None,
         from: Some(Vec::new()),
         to: Some(vec![ToConfig { collections: values(&["a.b*"]), ..ToConfig::default() }]),
     };
     assert_eq!(policy.rules, [first, second]);
     let enforced = parse(&text, &[("MONGATE_POLICY__ENFORCEMENT", "enforce")]).unwrap().policy.unwrap();
     assert_eq!((enforced.enforcement, enforced.rules.len()), (Enforcement::Enforce, 2));
+}
+
+#[test]
+fn the_expiry_of_a_rule_is_a_date_and_time_with_an_offset() {
+    const WRONG: &str =
+        "must be a date and a time with the offset from UTC, without quotes, as in 2026-12-01T18:00:00Z";
+    let read =
+        |lines: &str| parse(&format!("{}{RULE}{lines}\n", strict()), &[]).unwrap().policy.unwrap().rules.remove(0);
+    let six = humantime::parse_rfc3339("2026-12-01T18:00:00Z").unwrap();
+    for text in
+        ["2026-12-01T18:00:00Z", "2026-12-01 19:30:00+01:30", "2026-12-01t12:00:00-06:00", "2026-12-01T18:00:00.0z"]
+    {
+        assert_eq!(read(&format!("expires = {text}")).expires, Some(six), "{text}");
+    }
+    let rule = read("reason = \"incident 4711\"");
+    assert_eq!((rule.expires, rule.reason.as_deref()), (None, Some("incident 4711")));
+
+    let check = |value: &str, shown: &str, expected: &str| {
+        check_rule(
+            &format!("expires = {value}"),
+            &format!("policy.rule[1].expires = {shown} (config.toml): {expected}"),
+        );
+    };
+    check("2026-12-01T18:00:00", "2026-12-01T18:00:00", "has no offset from UTC; it must be a date and a time");
+    check("2026-12-01", "2026-12-01", "has no offset from UTC");
+    check("18:00:00", "18:00:00", "has no offset from UTC");
+    check("\"2026-12-01T18:00:00Z\"", "\"2026-12-01T18:00:00Z\"", WRONG);
+    check("1796148000", "1796148000", WRONG);
+    check("\"2h\"", "\"2h\"", WRONG);
+    check("1969-12-31T23:59:59Z", "1969-12-31T23:59:59Z", WRONG);
+    check("1970-01-01T00:00:00+01:00", "1970-01-01T00:00:00+01:00", WRONG);
+    check_rule("reason = \"\"", "policy.rule[1].reason = \"\" (config.toml): is empty");
+    check_rule("reason = \"a\\u001b[31m\"", "must be one line without control characters");
+    check_rule(&format!("reason = \"{}\"", "x".repeat(513)), "has 513 bytes; at most 512 are allowed");
 }
 
 #[test]

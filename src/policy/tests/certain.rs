@@ -54,7 +54,7 @@ proptest! {
         let enforcement = if dry_run { Enforcement::DryRun } else { Enforcement::Enforce };
         let known_commands = [("newCommand".to_owned(), "@read".to_owned())].into();
         let config = PolicyConfig { enforcement, deny_javascript: false, known_commands, rules };
-        let policy = Policy::compile(&config).unwrap();
+        let policy = Policy::compile(&config, std::time::SystemTime::now()).unwrap();
         let view = policy.view(&CallerFacts { principal: principal.as_ref(), source, listener });
         for body in bodies {
             let name = body.keys().next().unwrap().clone();

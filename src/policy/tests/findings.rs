@@ -11,7 +11,7 @@ fn all_unknown_commands_are_reported_at_once() {
     let rules =
         rule("a", "deny", "to = [{ commands = [\"find\"] }, { commands = [\"fnid\"], not_commands = [\"@raed\"] }]")
             + &rule("b", "allow", "to = [{ commands = [\"*\", \"qq*\"] }]");
-    let problems = Policy::compile(&config(&rules)).unwrap_err();
+    let problems = Policy::compile(&config(&rules), std::time::SystemTime::now()).unwrap_err();
     let reported: Vec<String> =
         problems.iter().map(|problem| format!("{}: {}", problem.key, problem.sentence)).collect();
     assert_eq!(
@@ -28,7 +28,7 @@ fn all_unknown_commands_are_reported_at_once() {
 fn a_known_command_is_not_in_the_table_and_has_a_class() {
     let check = |known: &str, expected: &str| {
         let rules = format!("[policy]\ndeny_javascript = true\nknown_commands = {{ {known} }}\n");
-        let problems = Policy::compile(&config(&rules)).unwrap_err();
+        let problems = Policy::compile(&config(&rules), std::time::SystemTime::now()).unwrap_err();
         let told: Vec<String> = problems.iter().map(|one| format!("{}: {}", one.key, one.sentence)).collect();
         assert!(told.len() == 1 && told[0].starts_with(expected), "{told:?}");
     };

@@ -400,7 +400,7 @@ proptest! {
         let enforcement = Enforcement::Enforce;
         let config =
             PolicyConfig { enforcement, deny_javascript, known_commands: std::collections::BTreeMap::new(), rules };
-        let policy = Policy::compile(&config).unwrap();
+        let policy = Policy::compile(&config, std::time::SystemTime::now()).unwrap();
         let caller = CallerFacts { principal: principal.as_ref(), source, listener };
         let view = policy.view(&caller);
         let naive = Naive { config: &config, caller: &caller };

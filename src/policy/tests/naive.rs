@@ -272,6 +272,8 @@ pub(super) fn any_rules(most: usize) -> impl Strategy<Value = Vec<RuleConfig>> {
         name: String::new(),
         action,
         dry_run,
+        expires: None,
+        reason: None,
         from,
         to,
     });
@@ -360,7 +362,7 @@ proptest! {
         let enforcement = if dry_run { Enforcement::DryRun } else { Enforcement::Enforce };
         let known_commands = std::collections::BTreeMap::new();
         let config = PolicyConfig { enforcement, deny_javascript, known_commands, rules };
-        let policy = Policy::compile(&config).unwrap();
+        let policy = Policy::compile(&config, std::time::SystemTime::now()).unwrap();
         let caller = CallerFacts { principal: principal.as_ref(), source, listener };
         let view = policy.view(&caller);
         for meaning in meanings {
@@ -384,7 +386,7 @@ proptest! {
     ) {
         let (enforcement, known_commands) = (Enforcement::Enforce, std::collections::BTreeMap::new());
         let config = PolicyConfig { enforcement, deny_javascript: false, known_commands, rules };
-        let policy = Policy::compile(&config).unwrap();
+        let policy = Policy::compile(&config, std::time::SystemTime::now()).unwrap();
         let caller = CallerFacts { principal: principal.as_ref(), source, listener };
         for warning in policy.warnings() {
             let Some(number) = warning.key.strip_prefix("policy.rule[").and_then(|rest| rest.strip_suffix(']')) else {

@@ -22,6 +22,8 @@ fn allow(commands: &str) -> RuleConfig {
         name: "allowed".to_owned(),
         action: Action::Allow,
         dry_run: false,
+        expires: None,
+        reason: None,
         from: None,
         to: Some(vec![ToConfig { commands, ..ToConfig::default() }]),
     }

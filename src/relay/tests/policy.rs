@@ -70,6 +70,8 @@ impl TestPolicy {
             name: "no-secrets".to_owned(),
             action: Action::Deny,
             dry_run: false,
+            expires: None,
+            reason: None,
             from: None,
             to: Some(vec![ToConfig { collections: one(collection), databases: one("shop"), ..ToConfig::default() }]),
         };
@@ -84,7 +86,7 @@ impl TestPolicy {
             known_commands: std::collections::BTreeMap::new(),
             rules,
         };
-        let policy = Arc::new(Policy::compile(&config).unwrap());
+        let policy = Arc::new(Policy::compile(&config, std::time::SystemTime::now()).unwrap());
         let view = Arc::new(policy.view(&CallerFacts { principal: None, source: None, listener: "test" }));
         let metrics = Arc::new(PolicyMetrics::new("test", []));
         let (cursors, caller) = (Arc::default(), caller(""));

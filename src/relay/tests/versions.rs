@@ -41,6 +41,8 @@ fn rule() -> impl Strategy<Value = RuleConfig> {
         name: "rule".to_owned(),
         action,
         dry_run: false,
+        expires: None,
+        reason: None,
         from: None,
         to: Some(vec![ToConfig { commands, databases, collections }]),
     })
@@ -58,7 +60,7 @@ fn step() -> impl Strategy<Value = Step> {
 fn effective(rules: Vec<RuleConfig>, cursors: &Arc<CursorBook>) -> [EffectivePolicy; 2] {
     let known_commands = std::collections::BTreeMap::new();
     let config = PolicyConfig { enforcement: Enforcement::Enforce, deny_javascript: false, known_commands, rules };
-    let policy = Arc::new(Policy::compile(&config).unwrap());
+    let policy = Arc::new(Policy::compile(&config, std::time::SystemTime::now()).unwrap());
     CALLERS.map(|caller| EffectivePolicy {
         policy: Arc::clone(&policy),
         view: Arc::new(policy.view(&CallerFacts { principal: None, source: None, listener: "test" })),

@@ -10,7 +10,7 @@ use super::fields::DocumentFields;
 use super::head::{DocumentHead, selection};
 use super::rule_reader::{ImportedRule, RuleReader};
 use super::toml_text;
-use crate::config::{Action, RuleConfig};
+use crate::config::{Action, FromConfig, RuleConfig};
 use crate::review::tree::Node;
 
 /// The longest name of a rule.
@@ -119,7 +119,7 @@ impl ImportedPolicy {
                     let name = if count == 1 { self.name.clone() } else { format!("{}.{}", self.name, at + 1) };
                     let (action, dry_run) = (self.action, self.dry_run);
                     let name = free_name(&name, taken);
-                    text.push_str(&toml_text::rule(&RuleConfig { name, action, dry_run, from, to: None }));
+                    text.push_str(&toml_text::rule(&imported_rule(name, action, dry_run, from)));
                 }
             }
         }
@@ -134,9 +134,13 @@ impl ImportedPolicy {
             return toml_text::comment("It matches nothing and has no effect.");
         }
         let comment = "It allows nothing, so everything that no other rule allows is denied.";
-        let rule = RuleConfig { name: name.to_owned(), action, dry_run, from: Some(Vec::new()), to: None };
+        let rule = imported_rule(name.to_owned(), action, dry_run, Some(Vec::new()));
         toml_text::comment(comment) + &toml_text::rule(&rule)
     }
+}
+
+fn imported_rule(name: String, action: Action, dry_run: bool, from: Option<Vec<FromConfig>>) -> RuleConfig {
+    RuleConfig { name, action, dry_run, expires: None, reason: None, from, to: None }
 }
 
 /// A valid name similar to `wanted` that is not in `taken`.

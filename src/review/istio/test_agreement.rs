@@ -218,7 +218,7 @@ proptest! {
         };
         let config = Config::parse(&format!("{REST}\n{text}"), Path::new("config.toml"), [])
             .unwrap_or_else(|error| panic!("{error}\n{text}"));
-        let reviewed = PolicyReview::new(&config).unwrap();
+        let reviewed = PolicyReview::new(&config, std::time::SystemTime::now()).unwrap();
         let text_of = |text: &str| Some(text.to_owned());
         let (command, database, collection) = (text_of("find"), text_of("shop"), text_of("orders"));
         let requested = RequestedCommand { command, database, collection, body: None };

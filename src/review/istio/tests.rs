@@ -149,7 +149,8 @@ fn decisions_are_those_of_the_mesh() {
         let text = |text: &str| Some(text.to_owned());
         let requested =
             RequestedCommand { command: text("find"), database: text("shop"), collection: text("orders"), body: None };
-        let explanation = PolicyReview::new(&config).unwrap().explain(&caller, &requested).unwrap();
+        let explanation =
+            PolicyReview::new(&config, std::time::SystemTime::now()).unwrap().explain(&caller, &requested).unwrap();
         assert_eq!(explanation.decision, expected, "{caller:?} {yaml}\n{explanation}");
     };
     let (cart, sleep, unauthenticated) = ((Some(CART), "10.9.9.9"), (Some(SLEEP), "10.9.9.9"), (None, "10.9.9.9"));

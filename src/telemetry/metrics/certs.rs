@@ -3,7 +3,7 @@
 use metrics::{Counter, counter, gauge};
 
 use super::families::{CERTIFICATE_EXPIRY, RELOADS};
-use super::labels::CertificateRole;
+use super::labels::{CertificateRole, Reloaded};
 
 /// Sets the expiry of a certificate of the upstream or listener `name`, in seconds since 1970.
 ///
@@ -23,9 +23,9 @@ pub struct ReloadMetrics {
 
 impl ReloadMetrics {
     /// Looks up the handles in the recorder that is installed now.
-    #[expect(clippy::new_without_default, reason = "looking up a handle is a side effect")]
-    pub fn new() -> Self {
-        Self { ok: counter!(RELOADS, "outcome" => "ok"), failed: counter!(RELOADS, "outcome" => "failed") }
+    pub fn new(what: Reloaded) -> Self {
+        let counter = |outcome| counter!(RELOADS, "what" => what.label(), "outcome" => outcome);
+        Self { ok: counter("ok"), failed: counter("failed") }
     }
 
     /// Counts a successful reload.

@@ -6,6 +6,9 @@ use metrics::Unit;
 
 pub(super) const CONNECTIONS_ACTIVE: &str = "mongate_connections_active";
 pub(super) const CONNECTIONS: &str = "mongate_connections_total";
+pub(super) const CONNECTIONS_OPENED: &str = "mongate_connections_opened_total";
+pub(super) const READY: &str = "mongate_ready";
+pub(super) const READY_CONDITION: &str = "mongate_ready_condition";
 pub(super) const COMMANDS_TOTAL: &str = "mongate_commands_total";
 pub(super) const COMMAND_DURATION: &str = "mongate_command_duration_seconds";
 pub(super) const COMMAND_ERRORS: &str = "mongate_command_errors_total";
@@ -30,6 +33,7 @@ pub(super) const LOG_LINES_DROPPED: &str = "mongate_log_lines_dropped_total";
 pub(super) const UPSTREAM_UP: &str = "mongate_upstream_up";
 pub(super) const LISTENER_READY: &str = "mongate_listener_ready";
 pub(super) const CONFIG_PENDING_RESTART: &str = "mongate_config_pending_restart";
+pub(super) const NEXT_RULE_EXPIRY: &str = "mongate_policy_next_expiry_timestamp_seconds";
 pub(super) const OVERLOADED: &str = "mongate_overloaded";
 pub(super) const OVERLOAD_CONNECTIONS: &str = "mongate_overload_connections_total";
 pub(super) const TOKEN_VALIDATIONS: &str = "mongate_token_validations_total";
@@ -64,7 +68,7 @@ pub(super) enum FamilyKind {
     Histogram,
 }
 
-pub(super) const FAMILIES: [Family; 31] = [
+pub(super) const FAMILIES: [Family; 35] = [
     Family {
         name: CONNECTIONS_ACTIVE,
         kind: FamilyKind::Gauge,
@@ -210,6 +214,24 @@ pub(super) const FAMILIES: [Family; 31] = [
         help: "1 if the gateway can connect to this member, else 0.",
     },
     Family {
+        name: CONNECTIONS_OPENED,
+        kind: FamilyKind::Counter,
+        unit: Unit::Count,
+        help: "Client connections that were accepted.",
+    },
+    Family {
+        name: READY,
+        kind: FamilyKind::Gauge,
+        unit: Unit::Count,
+        help: "1 if the gateway can serve traffic, as /readyz says, else 0.",
+    },
+    Family {
+        name: READY_CONDITION,
+        kind: FamilyKind::Gauge,
+        unit: Unit::Count,
+        help: "1 if this condition of /readyz holds, else 0.",
+    },
+    Family {
         name: LISTENER_READY,
         kind: FamilyKind::Gauge,
         unit: Unit::Count,
@@ -220,6 +242,12 @@ pub(super) const FAMILIES: [Family; 31] = [
         kind: FamilyKind::Gauge,
         unit: Unit::Count,
         help: "Changed configuration keys that take effect at the next restart.",
+    },
+    Family {
+        name: NEXT_RULE_EXPIRY,
+        kind: FamilyKind::Gauge,
+        unit: Unit::Seconds,
+        help: "When the next rule of the policy expires, in seconds since 1970.",
     },
     Family {
         name: OVERLOADED,

@@ -193,3 +193,22 @@ impl CertificateRole {
         }
     }
 }
+
+/// What was reloaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reloaded {
+    /// A certificate set.
+    Certificates,
+    /// The policy.
+    Policy,
+}
+
+impl Reloaded {
+    /// The value of the label.
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Certificates => "certificates",
+            Self::Policy => "policy",
+        }
+    }
+}

@@ -7,7 +7,7 @@ use metrics::{Counter, Gauge, Histogram, Label, counter, gauge, histogram};
 use super::super::code_names::{CODE_NAMES, CodeName};
 use super::families::{
     BYTES, CLIENT_HANDSHAKES, COMMAND_DURATION, COMMAND_ERRORS, COMMANDS_TOTAL, CONNECTIONS, CONNECTIONS_ACTIVE,
-    UNPARSED_MESSAGES,
+    CONNECTIONS_OPENED, UNPARSED_MESSAGES,
 };
 use super::labels::{ClientHandshake, CommandOutcome, ConnectionOutcome, Direction};
 use crate::command::table::{COMMANDS, CommandId};
@@ -17,6 +17,7 @@ pub struct ListenerMetrics {
     /// `listener`, and `principal` if the operator lists principals to be counted.
     labels: Vec<Label>,
     connections_active: Gauge,
+    connections_opened: Counter,
     /// By [`ConnectionOutcome`].
     connections: [Counter; 5],
     /// By [`Direction`].
@@ -61,6 +62,7 @@ impl ListenerMetrics {
         };
         Self {
             connections_active: gauge!(CONNECTIONS_ACTIVE, "listener" => listener.to_owned()),
+            connections_opened: counter!(CONNECTIONS_OPENED, "listener" => listener.to_owned()),
             connections: ConnectionOutcome::ALL.map(|outcome| by_outcome(CONNECTIONS, outcome.label())),
             handshakes: ClientHandshake::ALL.map(|outcome| by_outcome(CLIENT_HANDSHAKES, outcome.label())),
             bytes: by_direction(BYTES, &labels),
@@ -74,6 +76,7 @@ impl ListenerMetrics {
     /// Counts a connection as open until the returned value is dropped.
     pub fn open_connection(self: &Arc<Self>) -> OpenConnection {
         self.connections_active.increment(1.0);
+        self.connections_opened.increment(1);
         OpenConnection { metrics: Arc::clone(self), outcome: ConnectionOutcome::Completed }
     }
 

@@ -7,6 +7,7 @@ mod certs;
 pub(super) mod families;
 mod labels;
 mod listener;
+mod own_process;
 mod process;
 mod recorder;
 mod state;
@@ -16,8 +17,9 @@ mod tokens;
 mod upstream;
 
 pub use certs::{ReloadMetrics, set_certificate_expiry};
-pub use labels::{CertificateRole, ClientHandshake, CommandOutcome, ConnectionOutcome, Direction, Recycling};
+pub use labels::{CertificateRole, ClientHandshake, CommandOutcome, ConnectionOutcome, Direction, Recycling, Reloaded};
 pub use listener::{ListenerMetrics, OpenConnection};
+pub use own_process::render_process_metrics;
 pub use process::{HeldBytes, OverloadMetrics, set_dropped_log_lines};
 pub use recorder::{InstallError, Metrics};
 pub use state::StateGauges;

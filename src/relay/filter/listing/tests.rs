@@ -30,7 +30,7 @@ to = [
 
 static VIEW: LazyLock<View> = LazyLock::new(|| {
     let config = Config::parse(RULES, Path::new("config.toml"), []).unwrap();
-    let policy = Policy::compile(&config.policy.unwrap()).unwrap();
+    let policy = Policy::compile(&config.policy.unwrap(), std::time::SystemTime::now()).unwrap();
     policy.view(&CallerFacts { principal: None, source: None, listener: "orders" })
 });
 
