@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod command;
 pub mod config;
 pub mod connection;
+pub mod control;
 pub mod gateway;
 pub mod identity;
 pub mod lifecycle;

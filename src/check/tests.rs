@@ -6,7 +6,7 @@ use rcgen::ExtendedKeyUsagePurpose;
 
 use super::*;
 use crate::config::{
-    AdminConfig, EndpointConfig, ListenAddress, ListenerAuthentication, ListenerConfig, ListenerMode,
+    AdminConfig, ControlConfig, EndpointConfig, ListenAddress, ListenerAuthentication, ListenerConfig, ListenerMode,
     ListenerTlsConfig, LogConfig, LogFormat, LogLevel, MetricsConfig, ProxyProtocol, ShutdownConfig, TlsFiles,
     TlsVersion, Topology, Verify,
 };
@@ -21,6 +21,7 @@ fn config(upstream: &EndpointConfig) -> Config {
         drain_timeout: Duration::from_secs(1),
         max_held_bytes: None,
         admin: AdminConfig { address: ([127, 0, 0, 1], 0).into() },
+        control: ControlConfig::default(),
         shutdown: ShutdownConfig::default(),
         trust_domain: None,
         trust_domain_aliases: Vec::new(),

@@ -1,6 +1,7 @@
 //! The command line: the commands, what they print, and their exit codes.
 
 mod config_file;
+mod ctl;
 mod exit;
 mod policy;
 mod runtime;
@@ -18,15 +19,18 @@ use crate::admin;
 use crate::check;
 use crate::check::{CheckScope, Report};
 use crate::config::{AdminConfig, Config, ConfigError, LoadedConfig};
+use crate::control::ControlSocket;
 use crate::gateway::{BoundGateway, StartError};
 use crate::lifecycle::descriptors;
 use crate::lifecycle::service_manager::ServiceEnvironment;
 use crate::lifecycle::signals::Signals;
 use crate::telemetry::log_writer::LogWriter;
 use crate::telemetry::logs;
+use crate::telemetry::logs::LevelSwitch;
 use crate::telemetry::metrics::Metrics;
 
 use self::config_file::ConfigFile;
+use self::ctl::CtlCommand;
 use self::policy::PolicyCommand;
 use self::runtime::in_runtime;
 
@@ -92,6 +96,13 @@ enum Command {
         #[command(subcommand)]
         command: PolicyCommand,
     },
+    /// Control a running gateway through its control socket
+    ///
+    /// Needs `control.socket` in the configuration of the gateway, and the user of the gateway or root.
+    Ctl {
+        #[command(subcommand)]
+        command: CtlCommand,
+    },
     /// Ask a running gateway whether it is ready; a health check for images without curl
     ///
     /// Requests `/readyz` from the administration port and prints the reply. Exits with 0 if the gateway is ready, and
@@ -111,6 +122,7 @@ pub fn main() -> ExitCode {
         Command::Run(config) => run(&config),
         Command::Check { config, offline, token_file, json } => check(&config, offline, token_file.as_deref(), json),
         Command::Policy { command } => policy::run(command),
+        Command::Ctl { command } => ctl::run(command),
         Command::Healthcheck { address, config } => healthcheck(address, &config),
     }
 }
@@ -126,12 +138,12 @@ fn run(file: &ConfigFile) -> ExitCode {
         Ok(loaded) => loaded,
         Err(error) => return exit::fail(exit::CONFIGURATION, &error),
     };
-    let log_writer = match logs::install(loaded.config.log) {
-        Ok(log_writer) => log_writer,
+    let (log_writer, level) = match logs::install(loaded.config.log) {
+        Ok(installed) => installed,
         Err(error) => return exit::fail(exit::FAILED, &error),
     };
     tracing::info!(file = %loaded.file.display(), "{CONFIGURATION_READ}");
-    let served = serve(&loaded, service, &log_writer);
+    let served = serve(&loaded, service, &log_writer, level);
     log_writer.flush();
     match served {
         Ok(0) => ExitCode::SUCCESS,
@@ -164,12 +176,21 @@ fn with_further_problems(start_problems: &str, config: &Config) -> String {
 
 /// Binds and runs the gateway on this thread. The workers have their own threads.
 /// Returns the number of connections that were closed with a command in flight.
-fn serve(loaded: &LoadedConfig, service: ServiceEnvironment, log_writer: &LogWriter) -> anyhow::Result<usize> {
+fn serve(
+    loaded: &LoadedConfig,
+    service: ServiceEnvironment,
+    log_writer: &LogWriter,
+    level: LevelSwitch,
+) -> anyhow::Result<usize> {
     descriptors::raise_limit();
     let metrics = Metrics::install()?;
     in_runtime(async {
         let mut signals = Signals::install()?;
-        let gateway = BoundGateway::bind(&loaded.config, Some(loaded), service, metrics)?;
+        let control = ControlSocket::bind(&loaded.config, level)?;
+        let mut gateway = BoundGateway::bind(&loaded.config, Some(loaded), service, metrics)?;
+        if let Some(control) = control {
+            gateway.set_control(control)?;
+        }
         tokio::select! {
             interrupted = gateway.run(async || signals.next().await) => Ok(interrupted),
             () = log_writer.report_dropped() => Ok(0),

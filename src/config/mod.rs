@@ -38,6 +38,7 @@ pub use key_values::KeyValues;
 pub use sections::Action;
 pub use sections::AdminConfig;
 pub use sections::Config;
+pub use sections::ControlConfig;
 pub use sections::CredentialConfig;
 pub use sections::Deployment;
 pub use sections::EndpointConfig;

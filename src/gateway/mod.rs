@@ -3,6 +3,7 @@
 //! The only module that knows all others. Each part gets its own section of the configuration and nothing else.
 
 mod conditions;
+mod control_actions;
 mod error;
 mod listeners;
 mod memory_watch;
@@ -19,16 +20,20 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use crate::admin;
 use crate::admin::{AdminServer, Sources};
 use crate::certs::CertificateSupervisor;
 use crate::cluster::{Upstream, UseOfHello, monitor};
 use crate::config::{Config, ListenAddress, LoadedConfig, PoolMode, Warning};
 use crate::connection::{PolicyInForce, Route};
+use crate::control::{ControlBindError, ControlSocket};
 use crate::lifecycle::cgroup;
 use crate::lifecycle::drain::{Drain, DrainWatch};
 use crate::lifecycle::overload::Overload;
 use crate::lifecycle::readiness::Readiness;
+use crate::lifecycle::reload_status::ReloadStatus;
 use crate::lifecycle::service_manager::{ServiceEnvironment, ServiceManager};
 use crate::lifecycle::signals::SignalEvent;
 use crate::lifecycle::tasks::Tasks;
@@ -40,6 +45,7 @@ use crate::upstream::REASONS;
 
 pub use error::StartError;
 
+use control_actions::ControlActions;
 use listeners::{ListenerInputs, Listeners};
 use messages::{ADMIN_LISTENING, CONFIGURATION_WARNING, LISTENING, STARTED};
 use policy_reload::PolicyReloader;
@@ -68,6 +74,9 @@ pub struct BoundGateway {
     readiness: Readiness,
     manager: ServiceManager,
     shutdown: Shutdown,
+    control: Option<ControlSocket>,
+    /// Certificate sets and the policy, with the results of their reloads.
+    reloaded: Vec<(String, Arc<ReloadStatus>)>,
 }
 
 impl BoundGateway {
@@ -129,6 +138,9 @@ impl BoundGateway {
         let sources = Sources { metrics: metrics.clone(), gauges, readiness: readiness.clone(), status };
         let admin = admin::bind(&config.admin, sources)?;
         let shutdown = Shutdown::new(config);
+        let reloaded = certificates.statuses().iter().map(|(title, status)| (title.clone(), Arc::clone(status)));
+        let policy_reloads = policy_reloader.as_ref().map(|reloader| ("policy".to_owned(), reloader.status()));
+        let reloaded = reloaded.chain(policy_reloads).collect();
         // Nothing after this can fail.
         listeners.take_over()?;
         Ok(Self {
@@ -147,7 +159,16 @@ impl BoundGateway {
             readiness,
             manager,
             shutdown,
+            control: None,
+            reloaded,
         })
+    }
+
+    /// Answers requests on this socket while the gateway runs, and moves the socket to its path.
+    pub fn set_control(&mut self, mut control: ControlSocket) -> Result<(), ControlBindError> {
+        control.take_over()?;
+        self.control = Some(control);
+        Ok(())
     }
 
     /// Name and address of every listener, with the actual port where the configuration has port 0.
@@ -207,8 +228,18 @@ impl BoundGateway {
 
         let report = ServiceReport::new(self.manager, self.readiness, reloads, drain.watch());
         report.started(&own, workers.dispatcher()).await;
+        let drain_request = Arc::new(Notify::new());
+        if let Some(control) = self.control {
+            let actions =
+                ControlActions { report: report.clone(), reloaded: self.reloaded, drain: Arc::clone(&drain_request) };
+            own.spawn("control", control.serve(actions, own.clone(), drain.watch()));
+        }
         loop {
-            match next_event().await {
+            let event = tokio::select! {
+                event = next_event() => event,
+                () = drain_request.notified() => SignalEvent::Drain,
+            };
+            match event {
                 SignalEvent::Reload => report.reload(),
                 SignalEvent::Drain => break,
                 SignalEvent::Stop => {

@@ -83,6 +83,23 @@ impl ServiceReport {
         self.0.reload_requested.notify_one();
     }
 
+    /// Requests a reload of all files, and waits until all of them have been read or cannot be read in time. Returns
+    /// whether all have. The service manager learns nothing of it: it did not ask. Cancel safe.
+    pub(super) async fn reload_and_wait(&self) -> bool {
+        let state = &self.0;
+        state.reloads.iter().for_each(ReloadRequest::send);
+        let answered = async {
+            for reload in &state.reloads {
+                reload.answered().await;
+            }
+        };
+        tokio::select! {
+            () = answered => true,
+            () = sleep(RELOAD_TIME_MAX) => false,
+            () = state.drain.draining() => false,
+        }
+    }
+
     /// Reports that the shutdown begins, and that it may take `longest`: the service manager then waits for that time,
     /// also if its own limit is shorter.
     pub(super) async fn stopping(&self, longest: Duration) {

@@ -28,6 +28,11 @@ impl ReloadStatus {
         state.failed.as_ref().filter(|_| state.is_failing).map(|(_, sentence)| sentence.clone())
     }
 
+    /// Whether the files cannot be used as they are, and may be incomplete.
+    pub fn is_pending(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).is_pending
+    }
+
     /// For `/status`.
     pub fn to_json(&self) -> Value {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);

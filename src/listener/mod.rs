@@ -40,7 +40,7 @@ pub use passed_sockets::PassedSockets;
 pub use proxy_header::{ProxyHeader, ProxyHeaderError, ProxySource};
 pub use refusal::{final_reply, refuse, refuse_http, refuse_tls};
 pub use server_identity::ServerIdentity;
-pub use socket::{BindError, BoundSocket};
+pub use socket::{BindError, BoundSocket, bind_path};
 
 use socket::SocketFile;
 

@@ -158,6 +158,13 @@ pub struct BoundSocket {
     pub(super) is_passed: bool,
 }
 
+impl BoundSocket {
+    /// Moves the file of a unix domain socket to its path, where it replaces that of another process.
+    pub fn take_over_path(&mut self) -> io::Result<()> {
+        self.file.as_mut().map_or(Ok(()), SocketFile::replace)
+    }
+}
+
 /// The file of a unix domain socket; removed when dropped, unless another process has replaced it.
 #[derive(Debug)]
 pub(super) struct SocketFile {
@@ -205,17 +212,23 @@ fn bind_one(config: &ListenerConfig, address: &ListenAddress) -> Result<BoundSoc
     let failed = |cause| BindError::address(&config.name, address, cause);
     match address {
         ListenAddress::Tcp(address) => bind_tcp(*address, config.reuse_port).map_err(failed),
-        ListenAddress::Unix(path) => {
-            let in_use = remove_stale(path, &config.name);
-            if config.reuse_port && matches!(in_use, Err(BindError::SocketInUse { .. })) {
-                let temporary = path.with_added_extension("new");
-                remove_stale(&temporary, &config.name)?;
-                return bind_unix(&temporary, Some(path), config.socket_permissions).map_err(failed);
-            }
-            in_use?;
-            bind_unix(path, None, config.socket_permissions).map_err(failed)
-        }
+        ListenAddress::Unix(path) => bind_path(&config.name, path, config.socket_permissions, config.reuse_port),
     }
+}
+
+/// Binds a unix domain socket at `path` with these permissions, and starts to listen. A stale file is removed. If
+/// another process listens there, the socket has a temporary path with `reuse_port`, until
+/// [`BoundSocket::take_over_path`]. Errors name the listener `name`.
+pub fn bind_path(name: &str, path: &Path, permissions: u32, reuse_port: bool) -> Result<BoundSocket, BindError> {
+    let failed = |cause| BindError::address(name, &ListenAddress::Unix(path.to_owned()), cause);
+    let in_use = remove_stale(path, name);
+    if reuse_port && matches!(in_use, Err(BindError::SocketInUse { .. })) {
+        let temporary = path.with_added_extension("new");
+        remove_stale(&temporary, name)?;
+        return bind_unix(&temporary, Some(path), permissions).map_err(failed);
+    }
+    in_use?;
+    bind_unix(path, None, permissions).map_err(failed)
 }
 
 fn bind_tcp(address: SocketAddr, reuse_port: bool) -> io::Result<BoundSocket> {

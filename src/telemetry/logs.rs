@@ -14,6 +14,8 @@ use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{Registry, fmt as lines, reload};
 
 use crate::config::{LogConfig, LogFormat, LogLevel};
 use crate::telemetry::log_writer::LogWriter;
@@ -28,13 +30,36 @@ pub struct AlreadyInstalled;
 /// Lines are coloured on a terminal unless `NO_COLOR` is set. Logging never blocks: a thread of its own writes the
 /// lines.
 /// Call [`LogWriter::flush`] at the end of the process.
-pub fn install(config: LogConfig) -> Result<LogWriter, AlreadyInstalled> {
+pub fn install(config: LogConfig) -> Result<(LogWriter, LevelSwitch), AlreadyInstalled> {
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let colours = if std::io::stderr().is_terminal() && !no_color { Colours::On } else { Colours::Off };
-    let (lines, writer) = LogWriter::start(std::io::stderr());
-    tracing::dispatcher::set_global_default(dispatch(config, colours, lines)).map_err(|_| AlreadyInstalled)?;
+    let (queue, writer) = LogWriter::start(std::io::stderr());
+    let (dispatch, level) = dispatch(config, colours, queue);
+    tracing::dispatcher::set_global_default(dispatch).map_err(|_| AlreadyInstalled)?;
     std::panic::set_hook(Box::new(log_panic));
-    Ok(writer)
+    Ok((writer, level))
+}
+
+/// Changes the level of the log while the process runs.
+///
+/// The level is kept at each place that logs: a line that is not written costs one load and one comparison.
+#[derive(Debug)]
+pub struct LevelSwitch {
+    filter: reload::Handle<LevelFilter, Registry>,
+    configured: LogLevel,
+}
+
+impl LevelSwitch {
+    /// `log.level` of the configuration.
+    pub fn configured(&self) -> LogLevel {
+        self.configured
+    }
+
+    /// Uses `level` from now on.
+    pub fn set(&self, level: LogLevel) {
+        // Fails only if the subscriber has been dropped; the one of the process never is.
+        let _ = self.filter.reload(filter(level));
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,20 +68,22 @@ enum Colours {
     Off,
 }
 
-fn dispatch<W>(config: LogConfig, colours: Colours, writer: W) -> Dispatch
+fn dispatch<W>(config: LogConfig, colours: Colours, writer: W) -> (Dispatch, LevelSwitch)
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let builder = tracing_subscriber::fmt()
-        .with_max_level(filter(config.level))
+    let (level, switch) = reload::Layer::new(filter(config.level));
+    let registry = tracing_subscriber::registry().with(level);
+    let layer = lines::layer()
         .with_ansi(colours == Colours::On)
         // If standard error is closed, reporting that error there would panic.
         .log_internal_errors(false)
         .with_writer(writer);
-    match config.format {
-        LogFormat::Text => Dispatch::new(builder.fmt_fields(TextFields).finish()),
-        LogFormat::Json => Dispatch::new(builder.json().flatten_event(true).with_span_list(false).finish()),
-    }
+    let dispatch = match config.format {
+        LogFormat::Text => Dispatch::new(registry.with(layer.fmt_fields(TextFields))),
+        LogFormat::Json => Dispatch::new(registry.with(layer.json().flatten_event(true).with_span_list(false))),
+    };
+    (dispatch, LevelSwitch { filter: switch, configured: config.level })
 }
 
 fn filter(level: LogLevel) -> LevelFilter {
@@ -187,7 +214,7 @@ mod tests {
     fn logged(format: LogFormat, level: LogLevel, log: impl FnOnce()) -> String {
         let lines = Lines::default();
         let writer = lines.clone();
-        let dispatch = dispatch(LogConfig { format, level }, Colours::Off, move || writer.clone());
+        let (dispatch, _) = dispatch(LogConfig { format, level }, Colours::Off, move || writer.clone());
         tracing::dispatcher::with_default(&dispatch, log);
         let bytes = lines.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
@@ -279,5 +306,23 @@ mod tests {
             let written: String = lines.lines().filter_map(|line| line.chars().last()).collect();
             assert_eq!(written, expected);
         }
+    }
+
+    #[test]
+    fn the_level_changes_while_the_process_runs() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let config = LogConfig { format: LogFormat::Text, level: LogLevel::Warn };
+        let (dispatch, switch) = dispatch(config, Colours::Off, move || writer.clone());
+        tracing::dispatcher::with_default(&dispatch, || {
+            for level in [LogLevel::Debug, LogLevel::Error, LogLevel::Info] {
+                switch.set(level);
+                tracing::debug!("debug");
+                tracing::info!("info");
+            }
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let written: Vec<_> = text.lines().filter_map(|line| line.rsplit(' ').next()).collect();
+        assert_eq!(written, ["debug", "info", "info"]);
     }
 }

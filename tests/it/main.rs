@@ -16,6 +16,7 @@ mod kit;
 
 mod certificate_chains;
 mod command_line;
+mod control;
 mod crowds;
 mod doors;
 mod drivers;

@@ -20,6 +20,7 @@ use self::policy::KnownPrincipals;
 use super::section::Section;
 use super::sections::AdminConfig;
 use super::sections::Config;
+use super::sections::ControlConfig;
 use super::sections::IdentityConfig;
 use super::sections::LogConfig;
 use super::sections::LogFormat;
@@ -52,6 +53,7 @@ pub(super) fn check(mut top: Section<'_>, directory: &Path) -> Option<Config> {
     let trust_domain = top.optional("trust_domain", identity_readers::trust_domain);
     let trust_domain_aliases = top.or("trust_domain_aliases", Vec::new(), identity_readers::trust_domains);
     let admin = admin(top.table("admin"), &mut claimed);
+    let control = control(top.table("control"), directory, &mut claimed);
     let shutdown = shutdown(top.table("shutdown"));
     let log = log(top.table("log"));
     let metrics = metrics(top.table("metrics"));
@@ -98,6 +100,7 @@ pub(super) fn check(mut top: Section<'_>, directory: &Path) -> Option<Config> {
         trust_domain,
         trust_domain_aliases,
         admin,
+        control,
         shutdown,
         log,
         metrics,
@@ -133,6 +136,14 @@ fn admin(mut section: Section<'_>, claimed: &mut ClaimedAddresses) -> AdminConfi
     AdminConfig { address }
 }
 
+fn control(mut section: Section<'_>, directory: &Path, claimed: &mut ClaimedAddresses) -> ControlConfig {
+    let socket = section.optional("socket", |given| readers::socket_path(given, directory));
+    if let Some(path) = &socket {
+        claimed.insert("control.socket", &ListenAddress::Unix(path.clone()));
+    }
+    ControlConfig { socket }
+}
+
 fn shutdown(mut section: Section<'_>) -> ShutdownConfig {
     ShutdownConfig {
         delay: section.or("delay", Duration::ZERO, |given| readers::duration(given, Duration::ZERO, readers::HOUR)),
@@ -142,16 +153,9 @@ fn shutdown(mut section: Section<'_>) -> ShutdownConfig {
 
 fn log(mut section: Section<'_>) -> LogConfig {
     const FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
-    const LEVELS: &[(&str, LogLevel)] = &[
-        ("error", LogLevel::Error),
-        ("warn", LogLevel::Warn),
-        ("info", LogLevel::Info),
-        ("debug", LogLevel::Debug),
-        ("trace", LogLevel::Trace),
-    ];
     LogConfig {
         format: section.or("format", LogFormat::Text, |given| readers::choice(given, FORMATS)),
-        level: section.or("level", LogLevel::Info, |given| readers::choice(given, LEVELS)),
+        level: section.or("level", LogLevel::Info, |given| readers::choice(given, LogLevel::ALL)),
     }
 }
 

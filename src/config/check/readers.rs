@@ -186,6 +186,22 @@ pub(super) fn spares(given: &Given<'_>) -> Result<usize, String> {
 }
 
 /// The unix domain socket of a SPIFFE agent: `unix:/path`, or `unix:///path` as in the SPIFFE specification.
+/// A hand-over adds `.new`.
+const CONTROL_PATH_MAX: usize = SOCKET_PATH_MAX - 4;
+
+pub(super) fn socket_path(given: &Given<'_>, directory: &Path) -> Result<PathBuf, String> {
+    let what = "a path, as in \"/run/mongate/control.sock\"";
+    let text = given.text(what)?;
+    if text.is_empty() || text.starts_with("unix:") || text.contains(char::is_control) {
+        return Err(format!("must be {what}"));
+    }
+    let path = directory.join(text);
+    if path.as_os_str().len() > CONTROL_PATH_MAX {
+        return Err(format!("is longer than {CONTROL_PATH_MAX} bytes with its directory; choose a shorter path"));
+    }
+    Ok(path)
+}
+
 pub(super) fn socket(given: &Given<'_>, directory: &Path) -> Result<PathBuf, String> {
     let what = "the unix domain socket of the agent, as in \"unix:/run/spire/agent.sock\"";
     let text = given.text(what)?;

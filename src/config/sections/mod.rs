@@ -11,6 +11,7 @@ mod upstream;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -40,6 +41,8 @@ pub struct Config {
     pub max_held_bytes: Option<u64>,
     /// `[admin]`: the administration port.
     pub admin: AdminConfig,
+    /// `[control]`: the control socket.
+    pub control: ControlConfig,
     /// `[shutdown]`: what happens between the signal and the drain.
     pub shutdown: ShutdownConfig,
     /// `[log]`: format and level of the log.
@@ -77,6 +80,14 @@ impl AdminConfig {
     pub const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9717);
 }
 
+/// `[control]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ControlConfig {
+    /// `socket`: absolute path of the unix domain socket of `mongate ctl`, at most 103 bytes. Default (`None`): there is
+    /// no control socket.
+    pub socket: Option<PathBuf>,
+}
+
 /// `[shutdown]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ShutdownConfig {
@@ -107,7 +118,7 @@ pub enum LogFormat {
 }
 
 /// `log.level`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {
     /// `error`: events that need an operator now.
     Error,
@@ -119,6 +130,33 @@ pub enum LogLevel {
     Debug,
     /// `trace`: also the steps inside a connection.
     Trace,
+}
+
+impl LogLevel {
+    /// Every level with its name, from the fewest log lines to the most.
+    pub const ALL: &[(&str, Self)] = &[
+        ("error", Self::Error),
+        ("warn", Self::Warn),
+        ("info", Self::Info),
+        ("debug", Self::Debug),
+        ("trace", Self::Trace),
+    ];
+
+    /// The level with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, level)| *level)
+    }
+
+    /// The name, as in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
 }
 
 /// `[metrics]`.
