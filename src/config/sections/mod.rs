@@ -83,8 +83,7 @@ impl AdminConfig {
 /// `[control]`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ControlConfig {
-    /// `socket`: absolute path of the unix domain socket of `mongate ctl`, at most 103 bytes. Default (`None`): there is
-    /// no control socket.
+    /// `socket`: absolute path of the unix domain socket of `mongate ctl`, at most 103 bytes. Default (`None`): none.
     pub socket: Option<PathBuf>,
 }
 
