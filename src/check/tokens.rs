@@ -12,7 +12,7 @@ use crate::tokens::{load, token_issuers};
 pub(super) enum KeyScope {
     /// Only from files.
     Files,
-    /// From files and addresses.
+    /// From files, addresses and agents.
     All,
 }
 
@@ -88,8 +88,9 @@ async fn check_issuer(
     };
     let (key, kind) = match &section.keys {
         KeySource::File(_) => ("jwks_file", FindingKind::Configuration),
-        KeySource::Url { .. } if scope == KeyScope::Files => return (report, None),
+        KeySource::Url { .. } | KeySource::WorkloadApi { .. } if scope == KeyScope::Files => return (report, None),
         KeySource::Url { .. } => ("jwks_url", FindingKind::Upstream),
+        KeySource::WorkloadApi { .. } => ("spiffe_socket", FindingKind::Upstream),
     };
     match load(&section.keys).await {
         Ok(keys) => {
@@ -107,7 +108,7 @@ async fn check_issuer(
                 kind,
                 about: About::Key(format!("token_issuer[{number}].{key}")),
                 sentence: format!("has no usable keys: {error}"),
-                remedy: error.remedy().to_owned(),
+                remedy: error.remedy().into_owned(),
             });
             (report, None)
         }

@@ -23,6 +23,7 @@ mod failures;
 mod hand_over;
 mod held_bodies;
 mod intercept;
+mod jwt_svids;
 mod kit_itself;
 mod leaving;
 mod life;

@@ -26,7 +26,7 @@ use crate::token_issuer::{IssuerAnswer, TokenIssuer};
 use crate::token_keys::{TokenKey, hs256_token, unsigned_token};
 use crate::x509_connect::{as_root, certificate, create_user, credential, mongod_with_auth, subject};
 
-const AUDIENCE: &str = "mongodb://orders";
+pub const AUDIENCE: &str = "mongodb://orders";
 const SCRIPT_TIMEOUT: Duration = Duration::from_mins(2);
 /// What a driver has in its URI.
 const MECHANISM: &str = "authMechanism=MONGODB-OIDC&authMechanismProperties=ENVIRONMENT:k8s";
@@ -90,7 +90,7 @@ fn principal(account: &str) -> String {
     format!("cluster.local/ns/shop/sa/{account}")
 }
 
-fn uri(gateway: &Gateway) -> String {
+pub fn uri(gateway: &Gateway) -> String {
     format!("{}/?directConnection=true&{MECHANISM}", gateway.uri())
 }
 
@@ -98,7 +98,7 @@ fn binary(document: &Document) -> Binary {
     Binary { subtype: BinarySubtype::Generic, bytes: encode(document) }
 }
 
-fn sasl_start(token: &str) -> Document {
+pub fn sasl_start(token: &str) -> Document {
     doc! { "saslStart": 1, "mechanism": "MONGODB-OIDC", "payload": binary(&doc! { "jwt": token }), "$db": "$external" }
 }
 
@@ -106,23 +106,23 @@ fn hello() -> Document {
     doc! { "hello": 1, "helloOk": true, "$db": "admin" }
 }
 
-fn find() -> Document {
+pub fn find() -> Document {
     doc! { "find": "orders", "$db": "shop" }
 }
 
-fn code(reply: &Document) -> i32 {
+pub fn code(reply: &Document) -> i32 {
     reply.get_i32("code").unwrap_or_default()
 }
 
 /// Sends a token in a `saslStart`, which must be accepted.
-fn authenticate(connection: &mut Connection, token: &str) {
+pub fn authenticate(connection: &mut Connection, token: &str) {
     let reply = connection.run(&sasl_start(token)).unwrap();
     let empty = Binary { subtype: BinarySubtype::Generic, bytes: Vec::new() };
     assert_eq!(reply, doc! { "conversationId": 1, "done": true, "payload": empty, "ok": 1.0 });
 }
 
 /// What a script of a driver reports with the token in `file`.
-fn report(name: &str, command: Command, arguments: &[&str], file: &PathBuf) -> Value {
+pub fn report(name: &str, command: Command, arguments: &[&str], file: &PathBuf) -> Value {
     let mut command = command;
     command.env("AWS_WEB_IDENTITY_TOKEN_FILE", file).args(arguments);
     let output = process::run(name, command, SCRIPT_TIMEOUT).unwrap();
