@@ -149,15 +149,22 @@ impl TokenSession {
         self.authenticate(result).is_ok().then(oidc::accepted_in_hello)
     }
 
-    fn authenticate(&mut self, result: TokenResult) -> Result<(), TokenProblem> {
-        self.awaits_continue = false;
-        let token = result?;
+    /// Whether this connection may have a valid token: the principal must be that of its certificate, and the one that
+    /// it had before.
+    pub fn admits(&self, token: &ValidToken) -> Result<(), TokenProblem> {
         if let Some(certificate) = self.demand.certificate.as_ref().filter(|it| **it != token.principal) {
             return Err(TokenProblem::OtherCertificate { principal: certificate.to_string() });
         }
         if let Some(owner) = self.owner.as_ref().filter(|owner| **owner != token.principal) {
             return Err(TokenProblem::OtherPrincipal { first: owner.to_string() });
         }
+        Ok(())
+    }
+
+    fn authenticate(&mut self, result: TokenResult) -> Result<(), TokenProblem> {
+        self.awaits_continue = false;
+        let token = result?;
+        self.admits(&token)?;
         self.owner.get_or_insert_with(|| token.principal.clone());
         self.token = Some(token);
         Ok(())

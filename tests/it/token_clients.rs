@@ -121,6 +121,11 @@ pub fn authenticate(connection: &mut Connection, token: &str) {
     assert_eq!(reply, doc! { "conversationId": 1, "done": true, "payload": empty, "ok": 1.0 });
 }
 
+/// How many tokens of the issuer had this outcome.
+fn validations(gateway: &Gateway, outcome: &str) -> f64 {
+    gateway.metric("mongate_token_validations_total", &[("issuer", TokenIssuer::NAME), ("outcome", outcome)])
+}
+
 /// What a script of a driver reports with the token in `file`.
 pub fn report(name: &str, command: Command, arguments: &[&str], file: &PathBuf) -> Value {
     let mut command = command;
@@ -349,6 +354,7 @@ fn forged_and_foreign_tokens_are_refused_with_the_reason_and_change_nothing() {
     ];
     let mut known = gateway.connect().unwrap();
     authenticate(&mut known, &scene.token("orders", 600));
+    assert_eq!((validations(&gateway, "ok"), validations(&gateway, "other_principal")), (1.0, 0.0));
     for (token, reason) in cases {
         let mut fresh = gateway.connect().unwrap();
         for connection in [&mut fresh, &mut known] {
@@ -368,6 +374,8 @@ fn forged_and_foreign_tokens_are_refused_with_the_reason_and_change_nothing() {
     assert_eq!(code(&known.command(&sasl_start(&scene.token("reports", 600))).unwrap()), 18);
     authenticate(&mut known, &scene.token("orders", 600));
     known.run(&find()).unwrap();
+    // A valid token of another principal is counted once, and as what it is.
+    assert_eq!((validations(&gateway, "ok"), validations(&gateway, "other_principal")), (2.0, 2.0));
     // Payloads that are none.
     let mut twice = sasl_start("a.b.c");
     twice.insert("payload", Binary { subtype: BinarySubtype::UserDefined(0x80), bytes: vec![5, 0, 0, 0, 0] });
@@ -547,6 +555,7 @@ fn a_token_has_to_be_for_the_principal_of_the_certificate_unless_that_may_forwar
         } else {
             let text = reply.get_str("errmsg").unwrap();
             assert!(text.contains(&format!("the certificate of this connection is that of {}", principal("billing"))));
+            assert_eq!((validations(&gateway, "ok"), validations(&gateway, "other_principal")), (1.0, 1.0));
         }
         drop(connection);
         gateway.await_metric("mongate_connections_open", &[], |open| open < 0.5);

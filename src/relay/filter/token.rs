@@ -179,6 +179,9 @@ impl TokenFilter {
 
     /// Decides about a request whose token has been validated.
     fn settle(&mut self, request: &RequestView<'_>, result: TokenResult) -> TokenVerdict {
+        if let Ok(token) = &result {
+            self.validator.count_valid(token, self.session.admits(token).err().as_ref());
+        }
         let (verdict, is_accepted) = if request.is_hello() {
             self.speculated = self.session.speculated(result).map(Box::new);
             (TokenVerdict::Pass { without_authentication: true }, self.speculated.is_some())
