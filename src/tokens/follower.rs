@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use super::bundle_follower::BundleFollower;
 use super::issuer_keys::IssuerKeys;
 use super::key_report::KeyReport;
-use super::load::load;
+use super::load::{Loaded, load};
 use super::messages::TOKEN_KEY_WATCH_FAILED;
 use super::rules::{TokenIssuerProblem, token_issuers};
 use super::validator::TokenValidator;
@@ -22,9 +22,12 @@ use crate::lifecycle::file_watch::{FileWatch, Hints};
 use crate::lifecycle::tasks::Tasks;
 use crate::telemetry::log_throttle::LogDecision;
 
-/// How often an address is asked: issuers publish a new key long before they sign with it. Up to a quarter less, so
-/// that gateways that start together do not ask together.
+/// How often an address is asked, unless its server wants it more often: issuers publish a new key long before they
+/// sign with it. Up to a quarter less, so that gateways that start together do not ask together.
 const URL_INTERVAL: Duration = Duration::from_mins(5);
+
+/// How often a server can make the gateway ask at most.
+const URL_INTERVAL_MIN: Duration = Duration::from_secs(10);
 
 /// How often a file is read, although no change was reported: network file systems do not report all changes.
 const FILE_INTERVAL: Duration = Duration::from_mins(1);
@@ -100,14 +103,14 @@ impl Follower {
     }
 
     async fn run(mut self) {
-        let mut regular = BackOff::new(self.interval, self.interval);
         let mut retries = BackOff::new(RETRY_FIRST, RETRY_LONGEST);
         loop {
-            let pause = if self.attempt().await {
-                retries.reset();
-                regular.next_pause()
-            } else {
-                retries.next_pause()
+            let pause = match self.attempt().await {
+                Attempt::Loaded { max_age } => {
+                    retries.reset();
+                    regular_pause(self.interval, max_age)
+                }
+                Attempt::Failed => retries.next_pause(),
             };
             tokio::select! {
                 () = sleep(pause) => {}
@@ -117,21 +120,21 @@ impl Follower {
         }
     }
 
-    /// Loads the keys. Returns whether that succeeded.
-    async fn attempt(&mut self) -> bool {
+    /// Loads the keys.
+    async fn attempt(&mut self) -> Attempt {
         let keys = Arc::clone(self.report.keys());
         if let KeySource::File(file) = keys.source() {
             // Before the file is read, so that a change during the read is reported.
             self.watch_file(file.clone()).await;
         }
         match load(keys.source()).await {
-            Ok(keys) => {
+            Ok(Loaded { keys, max_age }) => {
                 self.report.loaded(keys);
-                true
+                Attempt::Loaded { max_age }
             }
             Err(error) => {
                 self.report.failed(&error);
-                false
+                Attempt::Failed
             }
         }
     }
@@ -149,6 +152,46 @@ impl Follower {
                 }
             }
             Err(_) => {}
+        }
+    }
+}
+
+/// How an attempt to load the keys has ended.
+enum Attempt {
+    /// With keys, which their server wants to be used for this time.
+    Loaded { max_age: Option<Duration> },
+    /// Without keys.
+    Failed,
+}
+
+/// How long keys are used before the source is asked again: `interval`, or less if the server wants that.
+fn regular_pause(interval: Duration, max_age: Option<Duration>) -> Duration {
+    let wanted = max_age.map_or(interval, |max_age| max_age.clamp(URL_INTERVAL_MIN, interval));
+    BackOff::new(wanted, wanted).next_pause().max(URL_INTERVAL_MIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_can_shorten_the_interval_within_limits() {
+        let seconds = Duration::from_secs;
+        for (max_age, longest) in [
+            (None, 300),
+            (Some(0), 10),
+            (Some(5), 10),
+            (Some(10), 10),
+            (Some(60), 60),
+            (Some(299), 299),
+            (Some(3600), 300),
+            (Some(u64::MAX), 300),
+        ] {
+            for _ in 0..20 {
+                let pause = regular_pause(URL_INTERVAL, max_age.map(seconds));
+                let shortest = (seconds(longest) * 3 / 4).max(URL_INTERVAL_MIN);
+                assert!((shortest..=seconds(longest)).contains(&pause), "{max_age:?}: {pause:?}");
+            }
         }
     }
 }

@@ -60,11 +60,21 @@ impl KeyLoadError {
     }
 }
 
+/// Keys that were loaded.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// Never empty.
+    pub keys: KeySet,
+    /// How long the server of an address wants them to be used (`Cache-Control: max-age`); `None` if it does not say.
+    pub max_age: Option<Duration>,
+}
+
 /// The longest wait for an agent, which runs on this machine.
 pub(super) const AGENT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Loads the keys. Takes at most 10 s from an address or an agent; a file is read on another thread. Cancel safe.
-pub async fn load(source: &KeySource) -> Result<KeySet, KeyLoadError> {
+pub async fn load(source: &KeySource) -> Result<Loaded, KeyLoadError> {
+    let mut max_age = None;
     let document = match source {
         KeySource::File(file) => {
             let path = file.clone();
@@ -73,14 +83,16 @@ pub async fn load(source: &KeySource) -> Result<KeySet, KeyLoadError> {
         }
         KeySource::Url { url, ca_file, bearer_token_file } => {
             let fetched = fetch(url, ca_file.as_deref(), bearer_token_file.as_deref()).await;
-            fetched.map_err(|error| KeyLoadError::Fetch { url: url.to_string(), error })?.into()
+            let fetched = fetched.map_err(|error| KeyLoadError::Fetch { url: url.to_string(), error })?;
+            max_age = fetched.max_age;
+            fetched.document.into()
         }
         KeySource::WorkloadApi { socket, trust_domain } => {
             let bundles = JwtBundleUpdates::ask(socket, AGENT_TIMEOUT).await?.next().await?;
             bundles.key_set(trust_domain).ok_or_else(|| no_keys(socket, trust_domain))?
         }
     };
-    read_keys(source, &document)
+    Ok(Loaded { keys: read_keys(source, &document)?, max_age })
 }
 
 /// The agent knows no keys of this trust domain.
