@@ -115,7 +115,7 @@ pub fn code(reply: &Document) -> i32 {
 }
 
 /// Sends a token in a `saslStart`, which must be accepted.
-pub fn authenticate(connection: &mut Connection, token: &str) {
+fn authenticate(connection: &mut Connection, token: &str) {
     let reply = connection.run(&sasl_start(token)).unwrap();
     let empty = Binary { subtype: BinarySubtype::Generic, bytes: Vec::new() };
     assert_eq!(reply, doc! { "conversationId": 1, "done": true, "payload": empty, "ok": 1.0 });

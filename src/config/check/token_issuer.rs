@@ -55,7 +55,7 @@ pub(super) fn token_issuer(
             .missing("issuer", "set the claim iss of its tokens, or trust_domain for the JWT-SVIDs of a trust domain");
     }
     let trust_domain = own_domain.or_else(|| trust_domain.map(ToOwned::to_owned));
-    let keys = keys(&mut section, trust_domain.as_deref(), directory);
+    let keys = keys(&mut section, has_issuer, trust_domain.as_deref(), directory);
     let principal = section.optional("principal", |given| {
         given.text("a principal with claims in braces, as in \"{trust_domain}/ns/{sub}\"").map(ToOwned::to_owned)
     });
@@ -145,7 +145,12 @@ fn name(text: &str, what: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-fn keys(section: &mut Section<'_>, trust_domain: Option<&str>, directory: &Path) -> Option<KeySource> {
+fn keys(
+    section: &mut Section<'_>,
+    has_issuer: bool,
+    trust_domain: Option<&str>,
+    directory: &Path,
+) -> Option<KeySource> {
     const WHAT: &str = "set where its keys are, as in jwks_url = \"https://issuer.example/jwks\", jwks_file, or \
                         spiffe_socket";
     let path = |given: &Given<'_>, what: &str| {
@@ -172,7 +177,7 @@ fn keys(section: &mut Section<'_>, trust_domain: Option<&str>, directory: &Path)
         }
         ["jwks_url"] => url.map(|url| KeySource::Url { url, ca_file, bearer_token_file }),
         ["jwks_file"] => file.map(KeySource::File),
-        ["spiffe_socket"] if section.has("issuer") => {
+        ["spiffe_socket"] if has_issuer => {
             let sentence = "has only keys of JWT-SVIDs, which are recognised by their SPIFFE ID; remove issuer, or use \
                             jwks_url or jwks_file";
             section.note("spiffe_socket", sentence.to_owned());

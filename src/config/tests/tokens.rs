@@ -150,6 +150,22 @@ fn an_agent_has_the_keys_of_a_trust_domain() {
 }
 
 #[test]
+fn clients_with_tokens_that_are_no_user_of_mongod_are_worth_a_warning() {
+    let authentication = "[upstream.orders.authentication]\nmechanism = \"MONGODB-X509\"\n";
+    for (value, tables, is_warned) in
+        [("token", "", true), ("token", authentication, false), ("token-optional", "", false), ("none", "", false)]
+    {
+        let text = format!("{MINIMAL}authentication = \"{value}\"\n{ISSUER}{tables}");
+        let warnings = parse(&text, &[]).unwrap().warnings_outside_policy();
+        assert_eq!(warnings.len(), usize::from(is_warned), "{value} {tables}: {warnings:?}");
+        for Warning { key, sentence } in warnings {
+            assert_eq!(key, "listener.orders.authentication");
+            assert!(sentence.contains("no user of mongod") && sentence.contains("[upstream.orders.authentication]"));
+        }
+    }
+}
+
+#[test]
 fn a_listener_takes_tokens_only_where_others_cannot_read_them() {
     const IN_THE_CLEAR: &str = "would take tokens in the clear";
     const NO_ISSUER: &str = "add a [[token_issuer]]";
