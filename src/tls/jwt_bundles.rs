@@ -82,9 +82,9 @@ mod tests {
             ("empty.test", json!({ "keys": [] })),
         ]);
         let found = |domain: &str| {
-            let set: Value = serde_json::from_slice(&sent.key_set(domain)?).unwrap();
+            let document: Value = serde_json::from_slice(&sent.key_set(domain)?).unwrap();
             let mut kids: Vec<String> =
-                set["keys"].as_array()?.iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect();
+                document["keys"].as_array()?.iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect();
             kids.sort();
             Some(kids.join(" "))
         };

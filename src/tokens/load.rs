@@ -31,7 +31,7 @@ pub enum KeyLoadError {
         /// As configured.
         url: String,
         /// What went wrong.
-        error: FetchError,
+        error: Box<FetchError>,
     },
     /// The SPIFFE agent has no keys.
     #[error(transparent)]
@@ -83,7 +83,8 @@ pub async fn load(source: &KeySource) -> Result<Loaded, KeyLoadError> {
         }
         KeySource::Url { url, ca_file, bearer_token_file } => {
             let fetched = fetch(url, ca_file.as_deref(), bearer_token_file.as_deref()).await;
-            let fetched = fetched.map_err(|error| KeyLoadError::Fetch { url: url.to_string(), error })?;
+            let fetched =
+                fetched.map_err(|error| KeyLoadError::Fetch { url: url.to_string(), error: Box::new(error) })?;
             max_age = fetched.max_age;
             fetched.document.into()
         }
