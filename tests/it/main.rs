@@ -75,6 +75,7 @@ mod token_clients;
 mod token_issuer;
 #[path = "../../src/identity/token/test_keys.rs"]
 mod token_keys;
+mod token_numbers;
 mod token_passwords;
 mod tokens;
 mod unsupported;
