@@ -38,8 +38,8 @@ pub(super) fn take_token(
     caller.set_token(TokenFacts { issuer, valid_until });
 }
 
-/// Has the connection go on with upstream connections on which the gateway has authenticated no user, because the client
-/// does that itself. They are its own, and those of the credential that it had before.
+/// Has the connection go on with upstream connections on which the gateway has authenticated no user, because the
+/// client does that itself. They are its own, and those of the credential that it had before.
 fn separate(relay: &mut Relay<ClientStream, TcpStream>, session: &mut RelaySession<'_>, caller: &CallerInfo) {
     let Some(member) = &session.member else { return relay.dismiss(Dismissal::AtOnce) };
     // Whether the member takes the user of the gateway does not matter.

@@ -60,8 +60,8 @@ pub enum SessionStep<'a> {
     PassHello,
     /// A hello goes on like that, and its reply gets what [`TokenSession::speculated`] returns for this token.
     Speculate(&'a str),
-    /// The client authenticates to mongod itself. It needs another upstream connection, and then the same command has to
-    /// be decided again.
+    /// The client authenticates to mongod itself. It needs another upstream connection, and then the same command has
+    /// to be decided again.
     Separate,
     /// The token has to be validated, and the reply is what [`TokenSession::validated`] returns.
     Validate(&'a str),

@@ -107,7 +107,7 @@ impl IssuerKeys {
         self.attempts.send_modify(|attempts| *attempts += 1);
     }
 
-    /// Takes the keys out of use: the issuer says that there are none any more.
+    /// Takes the keys out of use: the issuer says that there are none.
     pub(super) fn withdraw(&self, problem: String) {
         if self.keys.swap(None).is_some() {
             self.withdrawn.store(true, Ordering::Relaxed);

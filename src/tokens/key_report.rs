@@ -53,7 +53,7 @@ impl KeyReport {
         }
     }
 
-    /// The issuer has taken its keys back: none is in use any more.
+    /// The issuer has taken its keys back: none is in use from now on.
     pub(super) fn withdrawn(&mut self, error: &KeyLoadError) {
         if self.keys.current().is_none() {
             return self.failed(error);

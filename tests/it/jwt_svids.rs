@@ -1,5 +1,5 @@
-//! Clients with JWT-SVIDs, whose keys come from the SPIFFE Workload API: pushed keys, a lost agent, an agent without keys
-//! for the gateway, and tokens of other trust domains.
+//! Clients with JWT-SVIDs, whose keys come from the SPIFFE Workload API: pushed keys, a lost agent, an agent without
+//! keys for the gateway, and tokens of other trust domains.
 
 use std::fs;
 use std::path::Path;

@@ -1,8 +1,8 @@
 //! A SPIFFE Workload API on a unix domain socket, like that of the SPIRE agent. The test controls what it sends and
 //! when.
 //!
-//! It serves `FetchX509SVID` and `FetchJWTBundles`, on a thread of its own. The messages are defined here from the specification, so
-//! that the gateway's client is not tested against its own definitions.
+//! It serves `FetchX509SVID` and `FetchJWTBundles`, on a thread of its own. The messages are defined here from the
+//! specification, so that the gateway's client is not tested against its own definitions.
 //!
 //! Spec: SPIFFE Workload API § 5 (X.509-SVID Profile), § 6 (JWT-SVID Profile); SPIFFE Workload Endpoint § 5 (the
 //! `workload.spiffe.io` metadata).
