@@ -38,6 +38,8 @@ pub(super) struct SharedUpstream {
     used: u64,
     /// Why it got none, if it never got any.
     failure: Option<DialError>,
+    /// Whether the gateway authenticates no user on them.
+    is_unauthenticated: bool,
 }
 
 /// The upstream connection that the relay uses.
@@ -67,7 +69,13 @@ impl SharedUpstream {
             Some(principal) => caller_number(principal),
             None => caller_number(&source),
         };
-        Self { caller, held: None, user: None, address: None, used: 0, failure: None }
+        Self { caller, held: None, user: None, address: None, used: 0, failure: None, is_unauthenticated: false }
+    }
+
+    /// The same for a client that authenticates to mongod itself: its upstream connections are its own, and the gateway
+    /// authenticates no user on them.
+    pub(super) fn unauthenticated(principal: Option<&Principal>, source: Option<IpAddr>) -> Self {
+        Self { is_unauthenticated: true, ..Self::new(principal, source) }
     }
 
     /// The address of the server that the client was last connected to.
@@ -98,7 +106,9 @@ impl SharedUpstream {
         needed: Needed<'_>,
     ) -> impl Future<Output = Result<Box<Acquired>, AcquireError>> + Send + 'static {
         let (pool, endpoints, caller) = (Arc::clone(pool), endpoints.copied(), self.caller);
-        let (mut hello, shared) = match (needed, pool.reuse.clone()) {
+        let is_unauthenticated = self.is_unauthenticated;
+        let reuse = if is_unauthenticated { None } else { pool.reuse.clone() };
+        let (mut hello, shared) = match (needed, reuse) {
             (Needed::Shared { hello, load_balanced }, Some(reuse)) => {
                 let client = hello::client_of(hello).unwrap_or_default().into();
                 (hello.to_vec(), Some((reuse, PoolKey { client, load_balanced })))
@@ -117,7 +127,11 @@ impl SharedUpstream {
                     Err(error) => return Err(error),
                 }
             }
-            let (connection, is_introduced) = pool.own(&hello, endpoints.as_ref()).await?;
+            let (connection, is_introduced) = if is_unauthenticated {
+                pool.own_unauthenticated(&hello, endpoints.as_ref()).await?
+            } else {
+                pool.own(&hello, endpoints.as_ref()).await?
+            };
             Ok(Box::new(Acquired { connection, lease: None, is_introduced, has_waited: false }))
         }
     }

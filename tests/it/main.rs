@@ -23,6 +23,7 @@ mod failures;
 mod hand_over;
 mod held_bodies;
 mod intercept;
+mod jwt_svids;
 mod kit_itself;
 mod leaving;
 mod life;
@@ -75,6 +76,8 @@ mod token_clients;
 mod token_issuer;
 #[path = "../../src/identity/token/test_keys.rs"]
 mod token_keys;
+mod token_numbers;
+mod token_passwords;
 mod tokens;
 mod unsupported;
 mod warm;
