@@ -39,8 +39,8 @@ impl Config {
         Some(Warning {
             key: format!("listener.{}.authentication", listener.name),
             sentence: format!(
-                "is \"token\", but the gateway does not authenticate to the upstream {upstream}: its clients are no \
-                 user of mongod, and can do only what mongod allows without one; add [upstream.{}.authentication]",
+                "is \"token\", but the gateway does not authenticate to the upstream {upstream}: its clients have no \
+                 MongoDB user, and can do only what mongod allows without one; add [upstream.{}.authentication]",
                 listener.upstream
             ),
         })

@@ -36,6 +36,8 @@ pub(super) struct SharedUpstream {
     address: Option<SocketAddr>,
     /// How often it got an upstream connection.
     used: u64,
+    /// The number of those that it had as another user.
+    used_before: u64,
     /// Why it got none, if it never got any.
     failure: Option<DialError>,
     /// Whether the gateway authenticates no user on them.
@@ -69,7 +71,16 @@ impl SharedUpstream {
             Some(principal) => caller_number(principal),
             None => caller_number(&source),
         };
-        Self { caller, held: None, user: None, address: None, used: 0, failure: None, is_unauthenticated: false }
+        Self {
+            caller,
+            held: None,
+            user: None,
+            address: None,
+            used: 0,
+            used_before: 0,
+            failure: None,
+            is_unauthenticated: false,
+        }
     }
 
     /// The same for a client that authenticates to mongod itself: its upstream connections are its own, and the gateway
@@ -90,7 +101,7 @@ impl SharedUpstream {
 
     /// How often it got an upstream connection.
     pub(super) fn used(&self) -> u64 {
-        self.used
+        self.used_before + self.used
     }
 
     /// Why the client got no upstream connection, if it never got any.
@@ -147,7 +158,7 @@ impl SharedUpstream {
             Ok(acquired) => *acquired,
             Err(error) => {
                 relay.refuse(refusal(&error));
-                if let (AcquireError::Connect(failure), 0) = (error, self.used) {
+                if let (AcquireError::Connect(failure), 0) = (error, self.used()) {
                     self.failure = Some(failure);
                 }
                 return;
@@ -175,6 +186,11 @@ impl SharedUpstream {
         let recall = lease.as_ref().map(|lease| Box::pin(lease.recalled()) as _);
         self.held = Some(Held { lease, facts, recall });
         relay.attach(UpstreamSide { socket, session, generation }, handle, is_introduced);
+    }
+
+    /// Counts what the same client has had before, as another user.
+    pub(super) fn count_also(&mut self, before: &Self) {
+        self.used_before = before.used();
     }
 
     /// The client keeps its connection until it leaves, which does not count in the pool any longer.

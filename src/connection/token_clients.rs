@@ -52,7 +52,9 @@ fn separate(relay: &mut Relay<ClientStream, TcpStream>, session: &mut RelaySessi
 /// The client uses `next` from now on, and no longer `upstream`, which another client may have.
 fn change_server(session: &mut RelaySession<'_>, next: SharedUpstream, upstream: Option<UpstreamSide<TcpStream>>) {
     let before = std::mem::replace(&mut session.server, ServerSide::Shared(Box::new(next)));
-    if let (ServerSide::Shared(mut before), Some(upstream)) = (before, upstream) {
+    let (ServerSide::Shared(mut before), ServerSide::Shared(next)) = (before, &mut session.server) else { return };
+    next.count_also(&before);
+    if let Some(upstream) = upstream {
         before.give_back(upstream);
     }
 }

@@ -127,7 +127,7 @@ pub(super) fn add_tokens(readiness: &Readiness, tokens: &TokenKeys) {
 fn of_issuer(keys: &IssuerKeys) -> ConditionState {
     match (keys.current().map(|keys| keys.len()), keys.problem()) {
         (None, None) => ConditionState::Fails("its keys are being loaded".to_owned()),
-        // The other issuers, and clients without tokens, are as well as before.
+        // The other issuers work as before, and so do clients without tokens.
         (None, Some(problem)) if keys.were_withdrawn() => {
             ConditionState::Warns(format!("its keys were withdrawn: {problem}"))
         }

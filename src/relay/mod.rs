@@ -103,7 +103,8 @@ pub enum RelayEvent<U> {
     /// The upstream connection that was offered is in use.
     Moved,
     /// The client has authenticated with a token, [`Relay::token`]: [`Relay::serve_as`] its principal, or
-    /// [`Relay::go_on`] if it is served as that already.
+    /// [`Relay::go_on`] if it is served as that already. Or it is about to authenticate to mongod itself, if
+    /// [`Relay::is_separating`]: [`Relay::serve_unauthenticated`].
     Authenticated,
     /// The client has sent a request that needs an upstream connection of the pool: [`Relay::attach`] one, or
     /// [`Relay::refuse`]. The conversation goes on meanwhile.

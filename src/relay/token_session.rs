@@ -133,6 +133,7 @@ impl TokenSession {
             "saslStart" => self.sasl_start(command),
             "saslContinue" => self.sasl_continue(command),
             "authenticate" | "getnonce" if self.is_closed() => failed(oidc::other_mechanism()),
+            "authenticate" if self.is_separate => failed(oidc::no_certificate()),
             "logout" if self.is_closed() => self.log_out(),
             _ => self.other(command.name, command.more_to_come, now),
         };
@@ -186,11 +187,24 @@ impl TokenSession {
         self.demand.is_required || self.owner.is_some()
     }
 
+    /// Whether all that the client sends has to be understood: it may have no user but the one of its token, or of its
+    /// password.
+    pub(in crate::relay) fn is_strict(&self) -> bool {
+        self.is_closed() || self.is_separate
+    }
+
     /// A hello needs no token, ever: monitors of drivers do not authenticate.
     fn hello<'a>(&mut self, command: &SessionCommand<'a>) -> SessionStep<'a> {
         match command.body.map(oidc::speculation) {
             Some(Speculation::Token(token)) => SessionStep::Speculate(token),
-            Some(Speculation::Absent | Speculation::OtherMechanism) if !self.is_closed() => self.open_step(command),
+            Some(Speculation::Absent | Speculation::OtherMechanism) if !self.is_closed() => {
+                match self.open_step(command) {
+                    SessionStep::Pass if self.is_separate && command.body.is_none_or(sasl::relies_on_certificate) => {
+                        SessionStep::PassHello
+                    }
+                    step => step,
+                }
+            }
             _ => SessionStep::PassHello,
         }
     }
@@ -207,7 +221,12 @@ impl TokenSession {
                 None => failed(oidc::failed("people cannot log in here: only applications with a token are accepted")),
             },
             Ok(SaslStart::OtherMechanism) if self.is_closed() => failed(oidc::other_mechanism()),
-            Ok(SaslStart::OtherMechanism) => self.open_step(command),
+            Ok(SaslStart::OtherMechanism) => match self.open_step(command) {
+                SessionStep::Pass if self.is_separate && !command.body.is_some_and(sasl::brings_own_credential) => {
+                    failed(oidc::no_certificate())
+                }
+                step => step,
+            },
             Err(error) => failed(oidc::failed(&error.to_string())),
         }
     }
@@ -217,8 +236,11 @@ impl TokenSession {
         let must_separate = self.demand.separates_passwords
             && !self.is_separate
             && command.body.is_some_and(sasl::brings_own_credential);
-        self.is_separate |= must_separate;
-        if must_separate { SessionStep::Separate } else { SessionStep::Pass }
+        if must_separate {
+            self.is_separate = true;
+            return SessionStep::Separate;
+        }
+        SessionStep::Pass
     }
 
     fn sasl_continue<'a>(&mut self, command: &SessionCommand<'a>) -> SessionStep<'a> {

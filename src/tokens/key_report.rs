@@ -61,22 +61,29 @@ impl KeyReport {
         self.has_failed = true;
         self.keys.withdraw(problem(error));
         set_jwks_keys(self.keys.label(), 0);
-        let (issuer, remedy) = (self.keys.label(), error.remedy());
-        tracing::warn!(issuer, %error, %remedy, "{TOKEN_KEYS_WITHDRAWN}");
+        if let LogDecision::Log { suppressed } = self.note(TOKEN_KEYS_WITHDRAWN) {
+            let (issuer, remedy) = (self.keys.label(), error.remedy());
+            tracing::warn!(issuer, %error, %remedy, suppressed, "{TOKEN_KEYS_WITHDRAWN}");
+        }
     }
 
     /// One line for keys that have changed, and one after a failure.
     fn log_loaded(&mut self, keys: &KeySet) {
+        // A bundle has them in an order of chance.
+        let mut left_out: Vec<String> = keys.left_out().iter().map(ToString::to_string).collect();
+        left_out.sort_unstable();
         let mut now = keys.descriptions();
-        now.extend(keys.left_out().iter().map(ToString::to_string));
+        now.extend_from_slice(&left_out);
         if !std::mem::take(&mut self.has_failed) && now == self.logged {
             return;
         }
         let issuer = self.keys.label();
-        tracing::info!(issuer, keys = shown(&keys.descriptions()), "{TOKEN_KEYS_LOADED}");
-        if !keys.left_out().is_empty() && now != self.logged {
-            let reasons: Vec<String> = keys.left_out().iter().map(ToString::to_string).collect();
-            tracing::info!(issuer, left_out = shown(&reasons), "{TOKEN_KEY_LEFT_OUT}");
+        let decision = self.repeats.note(TOKEN_KEYS_LOADED, issuer, LineBudget::Changes);
+        if let LogDecision::Log { suppressed } = decision {
+            tracing::info!(issuer, keys = shown(&keys.descriptions()), suppressed, "{TOKEN_KEYS_LOADED}");
+            if !left_out.is_empty() && now != self.logged {
+                tracing::info!(issuer, left_out = shown(&left_out), "{TOKEN_KEY_LEFT_OUT}");
+            }
         }
         self.logged = now;
     }

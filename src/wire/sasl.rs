@@ -48,11 +48,27 @@ pub fn brings_own_credential(command: &RawDocument) -> bool {
     }
 }
 
-/// `command` is a `saslStart`, or something else without a mechanism of SASL.
+/// Whether mongod would go by the certificate of the connection after this hello: it begins an authentication with it,
+/// or says that the client is a server.
+pub fn relies_on_certificate(hello: &RawDocument) -> bool {
+    hello.iter().any(|element| match element {
+        Ok((name, value)) => match name.as_str() {
+            "speculativeAuthenticate" => !value.as_document().is_some_and(names_own_mechanism),
+            name => matches!(name, "internalClient" | "hostInfo"),
+        },
+        Err(_) => true,
+    })
+}
+
+/// Whether `command` is a `saslStart` with one mechanism, neither X.509 nor tokens.
 fn names_own_mechanism(command: &RawDocument) -> bool {
     let is_start = command.iter().next().is_some_and(|first| first.is_ok_and(|(name, _)| name.as_str() == "saslStart"));
-    let mechanism = command.get_str("mechanism");
-    is_start && mechanism.is_ok_and(|mechanism| !matches!(mechanism, "MONGODB-X509" | "MONGODB-OIDC"))
+    let mut mechanisms =
+        command.iter().filter(|element| element.as_ref().map_or(true, |(name, _)| name.as_str() == "mechanism"));
+    let (Some(Ok((_, RawBsonRef::String(mechanism)))), None) = (mechanisms.next(), mechanisms.next()) else {
+        return false;
+    };
+    is_start && !matches!(mechanism, "MONGODB-X509" | "MONGODB-OIDC")
 }
 
 /// The user whose authentication this command begins: `saslStart`, `authenticate`, or a hello that contains one of

@@ -541,6 +541,6 @@ fn a_token_has_to_be_for_the_principal_of_the_certificate_unless_that_may_forwar
             assert_eq!((validations(&gateway, "ok"), validations(&gateway, "other_principal")), (1.0, 1.0));
         }
         drop(connection);
-        gateway.await_metric("mongate_connections_open", &[], |open| open < 0.5);
+        gateway.await_metric("mongate_connections_active", &[], |open| open < 0.5);
     }
 }

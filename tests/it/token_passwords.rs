@@ -70,6 +70,12 @@ async fn a_client_with_a_password_is_its_own_user_beside_clients_with_tokens() {
         let is_alice = |event: &Value| event["message"] == "connection closed" && event["user"] == "alice";
         let line = gateway.wait_for_log(LOG_TIMEOUT, is_alice).unwrap();
         assert_eq!(line["principal"], Value::Null, "{line}");
+        // The same driver with the same metadata, and without a password.
+        let without = format!("mongodb://{}/?directConnection=true", gateway.address());
+        let client = Client::with_uri_str(without).await.unwrap();
+        let status = client.database("admin").run_command(doc! { "connectionStatus": 1 }).await.unwrap();
+        let is_others = status.to_string().contains(&subject("others")) && !status.to_string().contains("alice");
+        assert!(is_others, "{mode}: {status}");
 
         let client = Client::with_uri_str(uri(&gateway, "wrong")).await.unwrap();
         let refused = client.database("shop").collection::<Document>("orders").find_one(doc! {}).await.unwrap_err();
@@ -124,6 +130,15 @@ fn a_client_that_begins_with_a_password_has_no_user_until_mongod_accepts_it() {
         let reply = connection.run(&hello).unwrap();
         assert_eq!(reply.get_array("saslSupportedMechs").unwrap().len(), 1, "{reply}");
         assert_eq!(users(&mut connection), "", "{mode}");
+        // mongod sees the certificate of the gateway on this connection, which is not that of the client.
+        let x509 = doc! { "authenticate": 1, "mechanism": "MONGODB-X509", "$db": "$external" };
+        assert_eq!(code(&connection.command(&x509).unwrap()), 334);
+        let inner = doc! { "authenticate": 1, "mechanism": "MONGODB-X509", "db": "$external" };
+        let speculative = doc! { "hello": 1, "speculativeAuthenticate": inner, "$db": "admin" };
+        let reply = connection.run(&speculative).unwrap();
+        assert!(reply.get("speculativeAuthenticate").is_none(), "{reply}");
+        assert_eq!(users(&mut connection), "", "{mode}");
+        drop(connection);
         hello.insert("speculativeAuthenticate", {
             let mut inner = scram(true);
             inner.remove("$db");

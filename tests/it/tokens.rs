@@ -37,7 +37,7 @@ fn check_fetches_the_keys_and_examines_a_token_claim_by_claim() {
     let demanding = GatewayOptions { listener: "authentication = 'token'\n".to_owned(), ..options.clone() };
     let (code, text) = demanding.check(&[]).unwrap();
     assert_eq!(code, Some(0), "{text}");
-    assert!(text.contains("its clients are no user of mongod"), "{text}");
+    assert!(text.contains("its clients have no MongoDB user"), "{text}");
     let logged =
         Gateway::start(&demanding).wait_for_log(LOG_TIMEOUT, |line| line["message"] == "configuration warning");
     assert_eq!(logged.unwrap()["key"], "listener.test.authentication");

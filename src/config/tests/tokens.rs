@@ -160,7 +160,7 @@ fn clients_with_tokens_that_are_no_user_of_mongod_are_worth_a_warning() {
         assert_eq!(warnings.len(), usize::from(is_warned), "{value} {tables}: {warnings:?}");
         for Warning { key, sentence } in warnings {
             assert_eq!(key, "listener.orders.authentication");
-            assert!(sentence.contains("no user of mongod") && sentence.contains("[upstream.orders.authentication]"));
+            assert!(sentence.contains("no MongoDB user") && sentence.contains("[upstream.orders.authentication]"));
         }
     }
 }

@@ -41,7 +41,7 @@ enum Progress {
     Validated(Box<TokenResult>),
     /// The owner of the connection has to learn of the token.
     NewToken,
-    /// The owner of the connection has to see to an upstream connection on which the client can authenticate itself.
+    /// The owner of the connection has to provide an upstream connection on which the client can authenticate itself.
     Separating,
     /// The owner of the connection has done that, so that the next request can be read.
     Resumed,
@@ -90,7 +90,7 @@ impl TokenFilter {
         }
         if !matches!(request.header.op_code, OpCode::MSG | OpCode::QUERY) {
             let close = || Verdict::close(EndReason::Undetermined("a message of a type that no driver sends"));
-            return if self.session.is_closed() { TokenVerdict::Settled(close()) } else { PASS };
+            return if self.session.is_strict() { TokenVerdict::Settled(close()) } else { PASS };
         }
         if needs_more(request) {
             return TokenVerdict::Settled(Verdict::NeedMore(Hold::InInput));
@@ -133,16 +133,16 @@ impl TokenFilter {
 
     /// Whether a stream whose message boundaries are lost may go on.
     pub(in crate::relay) fn allows_unframed(&self) -> bool {
-        !self.session.is_closed()
+        !self.session.is_strict()
     }
 
     /// Whether nothing is read from the client, because a validation has not ended, or because the owner of the
-    /// connection has not seen to what the client has shown.
+    /// connection has not handled what the client has shown.
     pub(in crate::relay) fn is_waiting(&self) -> bool {
         matches!(self.progress, Progress::Validating(_) | Progress::NewToken | Progress::Separating)
     }
 
-    /// Whether the owner of the connection has to see to a token, or to a client that authenticates itself.
+    /// Whether the owner of the connection has to handle a token, or a client that authenticates itself.
     pub(in crate::relay) fn needs_owner(&self) -> bool {
         matches!(self.progress, Progress::NewToken | Progress::Separating)
     }
@@ -152,7 +152,7 @@ impl TokenFilter {
         matches!(self.progress, Progress::Separating)
     }
 
-    /// The owner of the connection has seen to it.
+    /// The owner of the connection has handled it.
     pub(in crate::relay) fn resume(&mut self) {
         self.progress = Progress::Resumed;
     }

@@ -354,6 +354,20 @@ fn a_client_with_a_password_is_separated_once_before_mongod_sees_it() {
             assert_eq!(client.send(&command, 0), "pass", "{command}");
         }
         assert_eq!(client.send(&first, 0), "separate", "{first}");
+        // The only certificate is that of the gateway.
+        let mut mixed = hello(Some(x509.clone()));
+        mixed.insert("saslSupportedMechs", "admin.alice");
+        let mut doubled = scram();
+        doubled.remove("mechanism");
+        let server = doc! { "hello": 1, "internalClient": { "maxWireVersion": 17 }, "$db": "admin" };
+        let no_mechanism = hello(Some(doubled.clone()));
+        for command in [hello(Some(x509.clone())), mixed, server, no_mechanism] {
+            assert_eq!(client.send(&command, 0), "stripped", "{command}");
+        }
+        let by_sasl = doc! { "saslStart": 1, "mechanism": "MONGODB-X509", "$db": "$external" };
+        for command in [x509.clone(), by_sasl] {
+            assert_eq!(client.send(&command, 0), "334 MechanismUnavailable", "{command}");
+        }
         for command in [first, scram(), hello(Some(scram())), sasl_continue(1), doc! { "logout": 1, "$db": "admin" }] {
             assert_eq!(client.send(&command, 0), "pass", "{command}");
         }
