@@ -60,7 +60,7 @@ pub async fn check_with_token(config: &Config, scope: CheckScope, token: Option<
     }
     let key_scope = if scope == CheckScope::Online { KeyScope::All } else { KeyScope::Files };
     (report.token_issuers, report.token) = tokens::check(config, key_scope, token, &mut report.findings).await;
-    for warning in config.exposures() {
+    for warning in config.warnings_outside_policy() {
         report.findings.push(Finding::warning_about_key(warning));
     }
     if scope != CheckScope::Files {

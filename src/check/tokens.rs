@@ -5,14 +5,14 @@ use std::time::SystemTime;
 use super::report::{About, Finding, FindingKind, Status, Step, TokenIssuerReport, TokenReport};
 use crate::config::{Config, KeySource, TokenIssuerConfig};
 use crate::identity::token::{KeySet, TokenIssuers};
-use crate::tokens::{load, token_issuers};
+use crate::tokens::{Loaded, load, token_issuers};
 
 /// Where the keys are loaded from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum KeyScope {
     /// Only from files.
     Files,
-    /// From files and addresses.
+    /// From files, addresses and agents.
     All,
 }
 
@@ -60,7 +60,7 @@ pub async fn principal_of_token(config: &Config, token: &str) -> Result<String, 
     let (mut keys, mut failures) = (Vec::new(), Vec::new());
     for section in &config.token_issuers {
         match load(&section.keys).await {
-            Ok(loaded) => keys.push(Some(loaded)),
+            Ok(loaded) => keys.push(Some(loaded.keys)),
             Err(error) => {
                 keys.push(None);
                 failures.push(error.to_string());
@@ -88,11 +88,12 @@ async fn check_issuer(
     };
     let (key, kind) = match &section.keys {
         KeySource::File(_) => ("jwks_file", FindingKind::Configuration),
-        KeySource::Url { .. } if scope == KeyScope::Files => return (report, None),
+        KeySource::Url { .. } | KeySource::WorkloadApi { .. } if scope == KeyScope::Files => return (report, None),
         KeySource::Url { .. } => ("jwks_url", FindingKind::Upstream),
+        KeySource::WorkloadApi { .. } => ("spiffe_socket", FindingKind::Upstream),
     };
     match load(&section.keys).await {
-        Ok(keys) => {
+        Ok(Loaded { keys, .. }) => {
             let mut descriptions = keys.descriptions().into_iter();
             let mut step = Step::ok("keys", descriptions.next().unwrap_or_default());
             step.lines.extend(descriptions);
@@ -107,7 +108,7 @@ async fn check_issuer(
                 kind,
                 about: About::Key(format!("token_issuer[{number}].{key}")),
                 sentence: format!("has no usable keys: {error}"),
-                remedy: error.remedy().to_owned(),
+                remedy: error.remedy().into_owned(),
             });
             (report, None)
         }

@@ -89,13 +89,38 @@ impl MemberPool {
         Ok((connection, false))
     }
 
+    /// As [`MemberPool::own`], for a client that authenticates itself: the gateway authenticates no user on it.
+    pub async fn own_unauthenticated(
+        &self,
+        hello: &[u8],
+        endpoints: Option<&ClientEndpoints>,
+    ) -> Result<(ProvenConnection, bool), AcquireError> {
+        let dial = async || self.dial_unauthenticated(endpoints).await.map_err(AcquireError::Connect);
+        if !hello.is_empty() {
+            match self.introduce(dial().await?, hello).await {
+                Ok(connection) => return Ok((connection, true)),
+                Err(AcquireError::Rejected) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((dial().await?, false))
+    }
+
     /// A connection that no client has used, with `hello` replayed on it.
     async fn introduced(
         &self,
         hello: &[u8],
         endpoints: Option<&ClientEndpoints>,
     ) -> Result<ProvenConnection, AcquireError> {
-        let mut connection = self.connect(endpoints).await.map_err(AcquireError::Connect)?;
+        let connection = self.connect(endpoints).await.map_err(AcquireError::Connect)?;
+        self.introduce(connection, hello).await
+    }
+
+    async fn introduce(
+        &self,
+        mut connection: ProvenConnection,
+        hello: &[u8],
+    ) -> Result<ProvenConnection, AcquireError> {
         match self.connector.introduce(&mut connection, hello).await {
             Ok(()) => Ok(connection),
             Err(IntroductionError::Rejected) => Err(AcquireError::Rejected),

@@ -105,6 +105,22 @@ impl MemberPool {
         }
     }
 
+    /// Makes a proven connection on which the gateway authenticates no user, and records the result as [`Self::dial`]
+    /// does. It says nothing about the user of the gateway, so that the health of the member stays as it is.
+    pub(super) async fn dial_unauthenticated(
+        &self,
+        client: Option<&ClientEndpoints>,
+    ) -> Result<ProvenConnection, DialError> {
+        let _permit = self.queue.permit().await?;
+        match self.connector.connect_without_user(client).await {
+            Ok(stream) => {
+                self.record_success(&stream);
+                Ok(ProvenConnection::new(stream))
+            }
+            Err(error) => Err(self.record_failure(error)),
+        }
+    }
+
     /// Makes a connection that replaces another one: the client's `hello` has already been repeated on it.
     ///
     /// Waits while too many replacements are being made. Never uses a spare connection: those are for new clients, and

@@ -126,6 +126,7 @@ pub(super) const SCHEMA: &[(&str, &[&str])] = &[
             "audiences",
             "jwks_url",
             "jwks_file",
+            "spiffe_socket",
             "ca_file",
             "bearer_token_file",
             "trust_domain",

@@ -8,6 +8,8 @@ use super::error::quoted;
 use super::sections::Action;
 use super::sections::Config;
 use super::sections::FromConfig;
+use super::sections::ListenerAuthentication;
+use super::sections::ListenerConfig;
 use super::values::ListenAddress;
 
 /// A setting that is allowed but probably a mistake.
@@ -20,8 +22,32 @@ pub struct Warning {
 }
 
 impl Config {
-    /// Addresses that other machines can reach although they need no credentials, with the remedy after a semicolon.
-    pub fn exposures(&self) -> Vec<Warning> {
+    /// The warnings about everything but the policy, each with the remedy after the last semicolon.
+    pub fn warnings_outside_policy(&self) -> Vec<Warning> {
+        let mut warnings = self.exposures();
+        warnings.extend(self.listeners.values().filter_map(|listener| self.token_warning(listener)));
+        warnings
+    }
+
+    /// A listener that demands tokens, although its clients cannot become users of mongod.
+    fn token_warning(&self, listener: &ListenerConfig) -> Option<Warning> {
+        let authenticates = self.upstreams.get(&listener.upstream).is_some_and(|it| it.authentication.is_some());
+        if listener.authentication != ListenerAuthentication::Token || authenticates {
+            return None;
+        }
+        let upstream = quoted(&listener.upstream);
+        Some(Warning {
+            key: format!("listener.{}.authentication", listener.name),
+            sentence: format!(
+                "is \"token\", but the gateway does not authenticate to the upstream {upstream}: its clients have no \
+                 MongoDB user, and can do only what mongod allows without one; add [upstream.{}.authentication]",
+                listener.upstream
+            ),
+        })
+    }
+
+    /// Addresses that other machines can reach although they need no credentials.
+    fn exposures(&self) -> Vec<Warning> {
         let admin = self.admin.address;
         if ListenAddress::Tcp(admin).is_local() {
             return Vec::new();
@@ -36,7 +62,7 @@ impl Config {
         }]
     }
 
-    /// The warnings, in the order of the file.
+    /// The warnings about the policy, in the order of the file.
     pub fn warnings(&self) -> Vec<Warning> {
         let Some(policy) = &self.policy else { return Vec::new() };
         let principals = KnownPrincipals::of(self.listeners.values(), &self.identities);

@@ -36,8 +36,12 @@ pub(super) struct SharedUpstream {
     address: Option<SocketAddr>,
     /// How often it got an upstream connection.
     used: u64,
+    /// The number of those that it had as another user.
+    used_before: u64,
     /// Why it got none, if it never got any.
     failure: Option<DialError>,
+    /// Whether the gateway authenticates no user on them.
+    is_unauthenticated: bool,
 }
 
 /// The upstream connection that the relay uses.
@@ -67,7 +71,22 @@ impl SharedUpstream {
             Some(principal) => caller_number(principal),
             None => caller_number(&source),
         };
-        Self { caller, held: None, user: None, address: None, used: 0, failure: None }
+        Self {
+            caller,
+            held: None,
+            user: None,
+            address: None,
+            used: 0,
+            used_before: 0,
+            failure: None,
+            is_unauthenticated: false,
+        }
+    }
+
+    /// The same for a client that authenticates to mongod itself: its upstream connections are its own, and the gateway
+    /// authenticates no user on them.
+    pub(super) fn unauthenticated(principal: Option<&Principal>, source: Option<IpAddr>) -> Self {
+        Self { is_unauthenticated: true, ..Self::new(principal, source) }
     }
 
     /// The address of the server that the client was last connected to.
@@ -82,7 +101,7 @@ impl SharedUpstream {
 
     /// How often it got an upstream connection.
     pub(super) fn used(&self) -> u64 {
-        self.used
+        self.used_before + self.used
     }
 
     /// Why the client got no upstream connection, if it never got any.
@@ -98,7 +117,9 @@ impl SharedUpstream {
         needed: Needed<'_>,
     ) -> impl Future<Output = Result<Box<Acquired>, AcquireError>> + Send + 'static {
         let (pool, endpoints, caller) = (Arc::clone(pool), endpoints.copied(), self.caller);
-        let (mut hello, shared) = match (needed, pool.reuse.clone()) {
+        let is_unauthenticated = self.is_unauthenticated;
+        let reuse = if is_unauthenticated { None } else { pool.reuse.clone() };
+        let (mut hello, shared) = match (needed, reuse) {
             (Needed::Shared { hello, load_balanced }, Some(reuse)) => {
                 let client = hello::client_of(hello).unwrap_or_default().into();
                 (hello.to_vec(), Some((reuse, PoolKey { client, load_balanced })))
@@ -117,7 +138,11 @@ impl SharedUpstream {
                     Err(error) => return Err(error),
                 }
             }
-            let (connection, is_introduced) = pool.own(&hello, endpoints.as_ref()).await?;
+            let (connection, is_introduced) = if is_unauthenticated {
+                pool.own_unauthenticated(&hello, endpoints.as_ref()).await?
+            } else {
+                pool.own(&hello, endpoints.as_ref()).await?
+            };
             Ok(Box::new(Acquired { connection, lease: None, is_introduced, has_waited: false }))
         }
     }
@@ -133,7 +158,7 @@ impl SharedUpstream {
             Ok(acquired) => *acquired,
             Err(error) => {
                 relay.refuse(refusal(&error));
-                if let (AcquireError::Connect(failure), 0) = (error, self.used) {
+                if let (AcquireError::Connect(failure), 0) = (error, self.used()) {
                     self.failure = Some(failure);
                 }
                 return;
@@ -161,6 +186,11 @@ impl SharedUpstream {
         let recall = lease.as_ref().map(|lease| Box::pin(lease.recalled()) as _);
         self.held = Some(Held { lease, facts, recall });
         relay.attach(UpstreamSide { socket, session, generation }, handle, is_introduced);
+    }
+
+    /// Counts what the same client has had before, as another user.
+    pub(super) fn count_also(&mut self, before: &Self) {
+        self.used_before = before.used();
     }
 
     /// The client keeps its connection until it leaves, which does not count in the pool any longer.

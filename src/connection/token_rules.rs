@@ -13,6 +13,8 @@ use crate::wire::oidc::IdentityProvider;
 pub struct TokenRules {
     /// Whether a client without a token may only begin a connection.
     pub(super) is_required: bool,
+    /// Whether a client with a password needs an upstream connection that the gateway has not authenticated.
+    separates_passwords: bool,
     /// Where people can log in. `None` refuses them.
     identity_provider: Option<Arc<IdentityProvider>>,
     validator: Arc<dyn ValidateToken>,
@@ -32,9 +34,11 @@ impl TokenRules {
             let TokenIssuerConfig { issuer, client_id, request_scopes, .. } = issuer.clone();
             Some(Arc::new(IdentityProvider { issuer: issuer?, client_id, request_scopes }))
         });
+        let authenticates = config.upstreams.get(&listener.upstream).is_some_and(|it| it.authentication.is_some());
         let forwarders = config.identities.iter().filter(|identity| identity.may_forward);
         Some(Self {
             is_required,
+            separates_passwords: authenticates && !is_required,
             identity_provider,
             validator,
             forwarders: forwarders.map(|identity| Principal::configured(&identity.principal)).collect(),
@@ -49,6 +53,7 @@ impl TokenRules {
         let certificate = certified.map(|it| it.principal.clone()).filter(|it| !self.forwarders.contains(it));
         let demand = TokenDemand {
             is_required: self.is_required,
+            separates_passwords: self.separates_passwords,
             identity_provider: self.identity_provider.clone(),
             certificate,
         };

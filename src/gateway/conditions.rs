@@ -127,6 +127,10 @@ pub(super) fn add_tokens(readiness: &Readiness, tokens: &TokenKeys) {
 fn of_issuer(keys: &IssuerKeys) -> ConditionState {
     match (keys.current().map(|keys| keys.len()), keys.problem()) {
         (None, None) => ConditionState::Fails("its keys are being loaded".to_owned()),
+        // The other issuers work as before, and so do clients without tokens.
+        (None, Some(problem)) if keys.were_withdrawn() => {
+            ConditionState::Warns(format!("its keys were withdrawn: {problem}"))
+        }
         (None, Some(problem)) => ConditionState::Fails(format!("there are no keys: {problem}")),
         (Some(found), None) => ConditionState::Holds(keys_text(found)),
         (Some(found), Some(problem)) => {

@@ -62,7 +62,7 @@ pub struct BoundGateway {
     listeners: Listeners,
     upstreams: Vec<Arc<Upstream>>,
     admin: AdminServer,
-    exposures: Vec<Warning>,
+    warnings: Vec<Warning>,
     metrics: Metrics,
     certificates: CertificateSupervisor,
     tokens: Option<TokenKeys>,
@@ -147,7 +147,7 @@ impl BoundGateway {
             listeners,
             upstreams,
             admin,
-            exposures: config.exposures(),
+            warnings: config.warnings_outside_policy(),
             metrics,
             certificates,
             tokens,
@@ -194,7 +194,7 @@ impl BoundGateway {
             tracing::info!(listener = route.listener(), %address, upstream, "{LISTENING}");
         }
         tracing::info!(address = %self.admin.address(), "{ADMIN_LISTENING}");
-        for warning in self.exposures {
+        for warning in self.warnings {
             tracing::warn!(key = warning.key, warning = warning.sentence, "{CONFIGURATION_WARNING}");
         }
         policy_reload::log_policy(&self.policy);

@@ -27,13 +27,17 @@ pub(super) async fn run(in_force: Arc<PolicyInForce>, drain: DrainWatch) {
     let follow = async {
         loop {
             let now = SystemTime::now();
-            if let Some([before, after]) = in_force.expire_rules(now) {
+            let changed = in_force.expire_rules(now);
+            if let Some([before, after]) = &changed {
                 log_change(&before.policy, &after.policy);
             }
             let current = in_force.current();
             let policy = current.as_ref().map(|loaded| &*loaded.policy);
             announced.log_new(policy, now);
-            tokio::time::sleep(until_next_look(policy.and_then(Policy::next_expiry), now)).await;
+            // Every change costs all callers their compiled rules. A thousand rules that expire one after the other
+            // must not do that a thousand times a second.
+            let next_expiry = policy.and_then(Policy::next_expiry).filter(|_| changed.is_none());
+            tokio::time::sleep(until_next_look(next_expiry, now)).await;
         }
     };
     tokio::select! {
@@ -72,16 +76,18 @@ struct Announced(HashSet<(String, SystemTime)>);
 
 impl Announced {
     fn log_new(&mut self, policy: Option<&Policy>, now: SystemTime) {
-        for RuleExpiry { name, action, at, reason, .. } in self.take_new(policy, now) {
+        let new = self.take_new(policy, now);
+        let further = Some(new.len().saturating_sub(LOGGED_MAX)).filter(|further| *further > 0);
+        for RuleExpiry { name, action, at, reason, .. } in new.into_iter().take(LOGGED_MAX) {
             let (action, expires) = (action_word(action), rfc3339(at));
-            tracing::warn!(rule = name, action, expires, reason, "{RULE_EXPIRES_SOON}");
+            tracing::warn!(rule = name, action, expires, reason, further, "{RULE_EXPIRES_SOON}");
         }
     }
 
     /// The rules to announce now.
     fn take_new<'a>(&mut self, policy: Option<&'a Policy>, now: SystemTime) -> Vec<RuleExpiry<'a>> {
         let is_due = |rule: &RuleExpiry<'_>| !rule.is_expired && rule.at <= now + NOTICE;
-        let due: Vec<_> = policy.into_iter().flat_map(Policy::expiries).filter(is_due).take(LOGGED_MAX).collect();
+        let due: Vec<_> = policy.into_iter().flat_map(Policy::expiries).filter(is_due).collect();
         let key = |rule: &RuleExpiry<'_>| (rule.name.to_owned(), rule.at);
         let mut before = std::mem::replace(&mut self.0, due.iter().map(key).collect());
         due.into_iter().filter(|rule| !before.remove(&key(rule))).collect()

@@ -103,7 +103,8 @@ pub enum RelayEvent<U> {
     /// The upstream connection that was offered is in use.
     Moved,
     /// The client has authenticated with a token, [`Relay::token`]: [`Relay::serve_as`] its principal, or
-    /// [`Relay::go_on`] if it is served as that already.
+    /// [`Relay::go_on`] if it is served as that already. Or it is about to authenticate to mongod itself, if
+    /// [`Relay::is_separating`]: [`Relay::serve_unauthenticated`].
     Authenticated,
     /// The client has sent a request that needs an upstream connection of the pool: [`Relay::attach`] one, or
     /// [`Relay::refuse`]. The conversation goes on meanwhile.
@@ -296,7 +297,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
     /// Goes on with a client that has shown another token of its principal.
     pub fn go_on(&mut self) {
         if let Some(tokens) = &mut self.pump.connection.filters.tokens {
-            tokens.token_is_known();
+            tokens.resume();
         }
         // The owner may have given up what it was doing for a request.
         if let Some(sharing) = &mut self.pump.sharing
@@ -315,17 +316,34 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
         metrics: Arc<ListenerMetrics>,
         rules: SharingRules,
     ) -> Option<UpstreamSide<U>> {
+        // A client with a token is no other user of mongod.
+        let before = self.change_upstream(Authentication::Gateway, rules);
+        let connection = &mut self.pump.connection;
+        connection.filters.policy.log_totals();
+        connection.filters.policy = policy;
+        connection.stats.set_metrics(metrics);
+        before
+    }
+
+    /// Whether the client needs upstream connections on which it can authenticate itself.
+    pub fn is_separating(&self) -> bool {
+        self.pump.connection.filters.tokens.as_ref().is_some_and(|tokens| tokens.is_separating())
+    }
+
+    /// Goes on with a client that authenticates to mongod itself, on upstream connections on which no user has been
+    /// authenticated, by `rules`. Returns the upstream connection that served it before, as [`Relay::serve_as`] does.
+    pub fn serve_unauthenticated(&mut self, rules: SharingRules) -> Option<UpstreamSide<U>> {
+        self.change_upstream(Authentication::Clients, rules)
+    }
+
+    fn change_upstream(&mut self, authentication: Authentication, rules: SharingRules) -> Option<UpstreamSide<U>> {
         self.go_on();
         let before = self.take_reusable();
         if before.is_none() {
             self.detach();
         }
         let Pump { connection, sharing, .. } = &mut self.pump;
-        connection.filters.policy.log_totals();
-        connection.filters.policy = policy;
-        // A client with a token is no other user of mongod.
-        connection.filters.handshake.set_authentication(Authentication::Gateway);
-        connection.stats.set_metrics(metrics);
+        connection.filters.handshake.set_authentication(authentication);
         // Cursors and transactions from before are those of another caller.
         connection.open_state = OpenState::default();
         if let Some(sharing) = sharing {
@@ -427,11 +445,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Relay
             if let Some(reason) = self.has_to_leave(drain.stage()) {
                 return Poll::Ready(Due::End((Side::Gateway, reason)));
             }
-            if self.pump.has_token_behind_stream() {
+            if self.pump.has_authentication_behind_stream() {
                 let reason = EndReason::Undetermined("a request behind a stream of replies");
                 return Poll::Ready(Due::End((Side::Client, reason)));
             }
-            if self.pump.has_new_token() {
+            if self.pump.needs_owner() {
                 return Poll::Ready(Due::Authenticated);
             }
             if let Some(due) = self.share(cx) {

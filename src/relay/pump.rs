@@ -633,16 +633,16 @@ impl<C: AsyncRead + AsyncWrite + Unpin, U: AsyncRead + AsyncWrite + Unpin> Pump<
     }
 
     /// Whether the owner of the connection has to learn of a token: nothing is in flight from the time before it.
-    pub(super) fn has_new_token(&self) -> bool {
+    pub(super) fn needs_owner(&self) -> bool {
         let filters = &self.connection.filters;
-        filters.tokens.as_ref().is_some_and(|tokens| tokens.has_new_token()) && self.connection.in_flight.len() == 0
+        filters.tokens.as_ref().is_some_and(|tokens| tokens.needs_owner()) && self.connection.in_flight.len() == 0
     }
 
     /// Whether the client has authenticated behind a stream of replies, which has no end.
-    pub(super) fn has_token_behind_stream(&self) -> bool {
+    pub(super) fn has_authentication_behind_stream(&self) -> bool {
         let ConnectionState { filters, in_flight, .. } = &self.connection;
-        let has_new_token = filters.tokens.as_ref().is_some_and(|tokens| tokens.has_new_token());
-        has_new_token && in_flight.next().is_some_and(|request| request.exhaust_allowed)
+        let needs_owner = filters.tokens.as_ref().is_some_and(|tokens| tokens.needs_owner());
+        needs_owner && in_flight.next().is_some_and(|request| request.exhaust_allowed)
     }
 
     /// Has the client stay on this upstream connection.

@@ -21,6 +21,7 @@ use crate::identity::token::{TokenProblem, TokenResult, ValidToken};
 use crate::wire::error_reply::CommandError;
 use crate::wire::hello;
 use crate::wire::oidc::{self, IdentityProvider, OidcError, SaslStart, Speculation};
+use crate::wire::sasl;
 
 /// What a listener demands of its clients.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -28,6 +29,9 @@ pub struct TokenDemand {
     /// `authentication = "token"`: a client without a token may only begin a connection. With `token-optional` it is
     /// who it would be without tokens, and may authenticate to mongod in another way.
     pub is_required: bool,
+    /// The gateway authenticates to mongod for clients without a password. A client with one needs an upstream
+    /// connection on which that has not happened.
+    pub separates_passwords: bool,
     /// Where people can log in. `None` refuses them.
     pub identity_provider: Option<Arc<IdentityProvider>>,
     /// The principal of the client's certificate, which its token has to be for. `None` accepts tokens of all
@@ -56,6 +60,9 @@ pub enum SessionStep<'a> {
     PassHello,
     /// A hello goes on like that, and its reply gets what [`TokenSession::speculated`] returns for this token.
     Speculate(&'a str),
+    /// The client authenticates to mongod itself. It needs another upstream connection, and then the same command has
+    /// to be decided again.
+    Separate,
     /// The token has to be validated, and the reply is what [`TokenSession::validated`] returns.
     Validate(&'a str),
     /// The gateway answers it.
@@ -69,6 +76,7 @@ impl fmt::Debug for SessionStep<'_> {
         match self {
             Self::Pass => f.write_str("Pass"),
             Self::PassHello => f.write_str("PassHello"),
+            Self::Separate => f.write_str("Separate"),
             Self::Speculate(_) => f.write_str("Speculate"),
             Self::Validate(_) => f.write_str("Validate"),
             Self::Answer(answer) => f.debug_tuple("Answer").field(answer).finish(),
@@ -98,12 +106,14 @@ pub struct TokenSession {
     token: Option<ValidToken>,
     /// The first principal of the connection.
     owner: Option<Principal>,
+    /// Whether the client has got an upstream connection on which it can authenticate itself.
+    is_separate: bool,
 }
 
 impl TokenSession {
     /// A client that has sent nothing yet.
     pub fn new(demand: TokenDemand) -> Self {
-        Self { demand, awaits_continue: false, token: None, owner: None }
+        Self { demand, awaits_continue: false, token: None, owner: None, is_separate: false }
     }
 
     /// The token in use, valid or expired.
@@ -123,6 +133,7 @@ impl TokenSession {
             "saslStart" => self.sasl_start(command),
             "saslContinue" => self.sasl_continue(command),
             "authenticate" | "getnonce" if self.is_closed() => failed(oidc::other_mechanism()),
+            "authenticate" if self.is_separate => failed(oidc::no_certificate()),
             "logout" if self.is_closed() => self.log_out(),
             _ => self.other(command.name, command.more_to_come, now),
         };
@@ -149,15 +160,22 @@ impl TokenSession {
         self.authenticate(result).is_ok().then(oidc::accepted_in_hello)
     }
 
-    fn authenticate(&mut self, result: TokenResult) -> Result<(), TokenProblem> {
-        self.awaits_continue = false;
-        let token = result?;
+    /// Whether this connection may have a valid token: the principal must be that of its certificate, and the one that
+    /// it had before.
+    pub fn admits(&self, token: &ValidToken) -> Result<(), TokenProblem> {
         if let Some(certificate) = self.demand.certificate.as_ref().filter(|it| **it != token.principal) {
             return Err(TokenProblem::OtherCertificate { principal: certificate.to_string() });
         }
         if let Some(owner) = self.owner.as_ref().filter(|owner| **owner != token.principal) {
             return Err(TokenProblem::OtherPrincipal { first: owner.to_string() });
         }
+        Ok(())
+    }
+
+    fn authenticate(&mut self, result: TokenResult) -> Result<(), TokenProblem> {
+        self.awaits_continue = false;
+        let token = result?;
+        self.admits(&token)?;
         self.owner.get_or_insert_with(|| token.principal.clone());
         self.token = Some(token);
         Ok(())
@@ -169,11 +187,24 @@ impl TokenSession {
         self.demand.is_required || self.owner.is_some()
     }
 
+    /// Whether all that the client sends has to be understood: it may have no user but the one of its token, or of its
+    /// password.
+    pub(in crate::relay) fn is_strict(&self) -> bool {
+        self.is_closed() || self.is_separate
+    }
+
     /// A hello needs no token, ever: monitors of drivers do not authenticate.
-    fn hello<'a>(&self, command: &SessionCommand<'a>) -> SessionStep<'a> {
+    fn hello<'a>(&mut self, command: &SessionCommand<'a>) -> SessionStep<'a> {
         match command.body.map(oidc::speculation) {
             Some(Speculation::Token(token)) => SessionStep::Speculate(token),
-            Some(Speculation::Absent | Speculation::OtherMechanism) if !self.is_closed() => SessionStep::Pass,
+            Some(Speculation::Absent | Speculation::OtherMechanism) if !self.is_closed() => {
+                match self.open_step(command) {
+                    SessionStep::Pass if self.is_separate && command.body.is_none_or(sasl::relies_on_certificate) => {
+                        SessionStep::PassHello
+                    }
+                    step => step,
+                }
+            }
             _ => SessionStep::PassHello,
         }
     }
@@ -190,9 +221,26 @@ impl TokenSession {
                 None => failed(oidc::failed("people cannot log in here: only applications with a token are accepted")),
             },
             Ok(SaslStart::OtherMechanism) if self.is_closed() => failed(oidc::other_mechanism()),
-            Ok(SaslStart::OtherMechanism) => SessionStep::Pass,
+            Ok(SaslStart::OtherMechanism) => match self.open_step(command) {
+                SessionStep::Pass if self.is_separate && !command.body.is_some_and(sasl::brings_own_credential) => {
+                    failed(oidc::no_certificate())
+                }
+                step => step,
+            },
             Err(error) => failed(oidc::failed(&error.to_string())),
         }
+    }
+
+    /// A command of a client that may authenticate to mongod.
+    fn open_step<'a>(&mut self, command: &SessionCommand<'a>) -> SessionStep<'a> {
+        let must_separate = self.demand.separates_passwords
+            && !self.is_separate
+            && command.body.is_some_and(sasl::brings_own_credential);
+        if must_separate {
+            self.is_separate = true;
+            return SessionStep::Separate;
+        }
+        SessionStep::Pass
     }
 
     fn sasl_continue<'a>(&mut self, command: &SessionCommand<'a>) -> SessionStep<'a> {

@@ -1,7 +1,8 @@
 //! TLS of both sides: certificates, keys and revocation lists, how peers are verified, and the rustls configurations.
 //!
 //! Every use of a private key is in this module, and so is the TLS session with an upstream. The only connection that
-//! this module opens is to the local SPIFFE agent, which issues certificates.
+//! this module opens is to the local SPIFFE agent, which issues certificates
+//! and knows the keys of JWT-SVIDs.
 
 mod certificate_defect;
 mod chain_verifier;
@@ -17,6 +18,7 @@ mod fingerprint;
 mod handshake_record;
 mod https_client;
 mod inspect;
+mod jwt_bundles;
 mod listener_tls;
 mod material_error;
 mod ocsp;
@@ -42,6 +44,7 @@ mod trust_anchors;
 mod upstream_tls;
 mod upstream_tls_error;
 mod workload;
+mod workload_call;
 mod workload_error;
 
 pub use certificate_defect::CertificateDefect;
@@ -53,6 +56,7 @@ pub use fingerprint::Fingerprint;
 pub use handshake_record::{CertificateRequest, HandshakeRecord, Staple};
 pub use https_client::{HttpsError, https_client};
 pub use inspect::revocation_findings;
+pub use jwt_bundles::{JwtBundleUpdates, JwtBundles};
 pub use listener_tls::{ListenerTls, ListenerTlsError};
 pub use material_error::{Location, MaterialError, MaterialProblem, UnusableList};
 pub use ocsp_defect::{OcspDefect, ResponderError, SignerDefect};

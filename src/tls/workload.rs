@@ -6,32 +6,24 @@
 //! Spec: SPIFFE Workload API § 5 (X.509-SVID Profile).
 
 use std::collections::BTreeSet;
-use std::future::poll_fn;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::time::Duration;
 
-use futures_core::Stream;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
-use spiffe::transport::Endpoint;
-use spiffe::{SpiffeId, TrustDomain, WorkloadApiClient, WorkloadApiError, X509Context};
+use spiffe::{SpiffeId, TrustDomain, X509Context};
 
 use super::credentials::Credentials;
 use super::server_name::section_of;
 use super::trust_anchors::TrustAnchors;
 use super::upstream_tls_error::UpstreamTlsError;
+use super::workload_call::{Messages, WorkloadCall};
 use super::workload_error::{WorkloadError, WorkloadProblem};
 use crate::config::EndpointConfig;
 
 /// A call to an agent, which sends a certificate set now and each time that it changes.
 ///
 /// Dropping it ends the call.
-pub struct WorkloadUpdates {
-    socket: PathBuf,
-    contexts: Pin<Box<dyn Stream<Item = Result<X509Context, WorkloadApiError>> + Send>>,
-    /// The first answer, until [`next`](Self::next) returns it.
-    first: Option<Result<WorkloadSet, WorkloadError>>,
-}
+pub struct WorkloadUpdates(WorkloadCall<X509Context>);
 
 /// A certificate set of an agent: at least one certificate with its key, and trust anchors by trust domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,18 +37,10 @@ impl WorkloadUpdates {
     ///
     /// Cancel safe.
     pub async fn ask(socket: &Path, limit: Duration) -> Result<Self, WorkloadError> {
-        let asked = async {
-            let failed = |cause| WorkloadError::of(socket, &cause);
-            let client = WorkloadApiClient::connect(Endpoint::Unix(socket.to_owned())).await.map_err(failed)?;
-            let contexts = client.stream_x509_contexts().await.map_err(failed)?;
-            let mut updates = Self { socket: socket.to_owned(), contexts: Box::pin(contexts), first: None };
-            match updates.receive().await {
-                Err(error) if !error.is_about_content() => Err(error),
-                first => Ok(Self { first: Some(first), ..updates }),
-            }
-        };
-        let silent = || WorkloadError { socket: socket.to_owned(), problem: WorkloadProblem::Silent { limit } };
-        tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| Err(silent()))
+        let call = WorkloadCall::begin(socket, limit, async |client| {
+            Ok(Box::pin(client.stream_x509_contexts().await?) as Messages<X509Context>)
+        });
+        call.await.map(Self)
     }
 
     /// Waits for the next certificate set, which replaces the previous one. The first is available at once.
@@ -64,18 +48,8 @@ impl WorkloadUpdates {
     /// After an error that [is about content](WorkloadError::is_about_content) the agent may send another set; after
     /// any other error the call has ended. Cancel safe.
     pub async fn next(&mut self) -> Result<WorkloadSet, WorkloadError> {
-        match self.first.take() {
-            Some(first) => first,
-            None => self.receive().await,
-        }
-    }
-
-    async fn receive(&mut self) -> Result<WorkloadSet, WorkloadError> {
-        match poll_fn(|context| self.contexts.as_mut().poll_next(context)).await {
-            Some(Ok(context)) => Ok(WorkloadSet { socket: self.socket.clone(), context }),
-            Some(Err(cause)) => Err(WorkloadError::of(&self.socket, &cause)),
-            None => Err(WorkloadError { socket: self.socket.clone(), problem: WorkloadProblem::Ended }),
-        }
+        let context = self.0.next().await?;
+        Ok(WorkloadSet { socket: self.0.socket().to_owned(), context })
     }
 }
 

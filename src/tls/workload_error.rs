@@ -54,6 +54,24 @@ pub enum WorkloadProblem {
         /// What is wrong with it.
         message: String,
     },
+    /// The agent gives this process no keys of tokens.
+    #[error("has no JWT bundle for this process: {message}")]
+    KeysDenied {
+        /// The agent's message.
+        message: String,
+    },
+    /// The agent sent keys in a form that the specification does not allow.
+    #[error("sent JWT bundles that cannot be used: {message}")]
+    MalformedKeys {
+        /// What is wrong with them.
+        message: String,
+    },
+    /// The agent sent no keys of this trust domain.
+    #[error("sent no JWT bundle of trust domain {trust_domain}")]
+    NoKeys {
+        /// The trust domain.
+        trust_domain: String,
+    },
     /// The agent sent no trust anchor for mongod's certificate.
     #[error("sent no CA certificate of trust domain {}", trust_domains.join(" or "))]
     NoTrustAnchor {
@@ -65,7 +83,13 @@ pub enum WorkloadProblem {
 impl WorkloadError {
     /// Whether the agent may send something better in the same call.
     pub fn is_about_content(&self) -> bool {
-        matches!(self.problem, WorkloadProblem::Malformed { .. } | WorkloadProblem::NoTrustAnchor { .. })
+        matches!(
+            self.problem,
+            WorkloadProblem::Malformed { .. }
+                | WorkloadProblem::NoTrustAnchor { .. }
+                | WorkloadProblem::MalformedKeys { .. }
+                | WorkloadProblem::NoKeys { .. }
+        )
     }
 
     /// What the operator can do about it.
@@ -79,7 +103,7 @@ impl WorkloadError {
                 "check that the agent runs, that spiffe_socket is its socket (SPIRE: socket_path of the agent), and, \
                  in a container, that the socket is mounted; the gateway keeps retrying {socket}"
             ),
-            WorkloadProblem::Denied { .. } => {
+            WorkloadProblem::Denied { .. } | WorkloadProblem::KeysDenied { .. } => {
                 "register this process with the agent's server (spire-server entry create), with selectors that match \
                  its user, container or pod"
                     .to_owned()
@@ -89,6 +113,12 @@ impl WorkloadError {
             }
             WorkloadProblem::Malformed { .. } => {
                 "check the agent's log, and the output of `spire-agent api fetch x509` for this user".to_owned()
+            }
+            WorkloadProblem::MalformedKeys { .. } => {
+                "check the agent's log, and the bundles of all trust domains that it federates with".to_owned()
+            }
+            WorkloadProblem::NoKeys { .. } => {
+                "correct trust_domain, or let the entry of this process federate with that trust domain".to_owned()
             }
             WorkloadProblem::NoTrustAnchor { .. } => {
                 "let the entry of this process federate with that trust domain, or set ca_file to the CA certificate \

@@ -22,6 +22,7 @@ use tokio::net::TcpStream;
 use tokio::task::spawn_blocking;
 use tokio_rustls::TlsConnector;
 
+use super::freshness::max_age;
 use crate::config::JwksUrl;
 use crate::identity::token::{KEY_SET_BYTES_MAX, TOKEN_BYTES_MAX};
 use crate::tls::{HttpsError, https_client};
@@ -78,12 +79,19 @@ impl FetchError {
     }
 }
 
+/// A document that was fetched.
+pub(super) struct Fetched {
+    pub(super) document: Bytes,
+    /// How long its server wants it to be used.
+    pub(super) max_age: Option<Duration>,
+}
+
 /// Fetches the document at `url`. Takes at most 10 s. Cancel safe.
 pub(super) async fn fetch(
     url: &JwksUrl,
     ca_file: Option<&Path>,
     bearer_token_file: Option<&Path>,
-) -> Result<Bytes, FetchError> {
+) -> Result<Fetched, FetchError> {
     tokio::time::timeout(TIMEOUT, fetch_whole(url, ca_file, bearer_token_file))
         .await
         .unwrap_or(Err(FetchError::TimedOut))
@@ -93,7 +101,7 @@ async fn fetch_whole(
     url: &JwksUrl,
     ca_file: Option<&Path>,
     bearer_token_file: Option<&Path>,
-) -> Result<Bytes, FetchError> {
+) -> Result<Fetched, FetchError> {
     let bearer = match bearer_token_file.map(Path::to_owned) {
         Some(file) => Some(blocking(move || read_token(&file)).await?),
         None => None,
@@ -146,7 +154,7 @@ async fn request(
     url: &JwksUrl,
     bearer: Option<&str>,
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-) -> Result<Bytes, FetchError> {
+) -> Result<Fetched, FetchError> {
     let wrong = |error: Box<dyn std::error::Error + Send + Sync>| FetchError::Response(error);
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|error| wrong(Box::new(error)))?;
@@ -164,8 +172,9 @@ async fn request(
         if response.status() != StatusCode::OK {
             return Err(FetchError::Status(response.status()));
         }
+        let max_age = max_age(response.headers());
         let body = Limited::new(response.into_body(), KEY_SET_BYTES_MAX).collect().await.map_err(wrong)?;
-        Ok(body.to_bytes())
+        Ok(Fetched { document: body.to_bytes(), max_age })
     };
     // `connection` moves the bytes for `response`, and ends with it: a server need not close its side. When it ends
     // first, `response` has all bytes, or returns the error.

@@ -1,30 +1,33 @@
 //! The tasks that keep the keys of all issuers current.
 
-use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
+use super::bundle_follower::BundleFollower;
 use super::issuer_keys::IssuerKeys;
-use super::load::load;
-use super::messages::{TOKEN_KEY_LEFT_OUT, TOKEN_KEY_WATCH_FAILED, TOKEN_KEYS_FAILED, TOKEN_KEYS_LOADED};
+use super::key_report::KeyReport;
+use super::load::{Loaded, load};
+use super::messages::TOKEN_KEY_WATCH_FAILED;
 use super::rules::{TokenIssuerProblem, token_issuers};
 use super::validator::TokenValidator;
 use crate::config::{KeySource, TokenIssuerConfig};
-use crate::identity::token::KeySet;
 use crate::lifecycle::back_off::BackOff;
 use crate::lifecycle::drain::DrainWatch;
 use crate::lifecycle::file_watch::{FileWatch, Hints};
 use crate::lifecycle::tasks::Tasks;
-use crate::telemetry::log_throttle::{LineBudget, LogDecision, LogSubject, LogThrottle};
-use crate::telemetry::metrics::set_jwks_keys;
+use crate::telemetry::log_throttle::LogDecision;
 
-/// How often an address is asked: issuers publish a new key long before they sign with it. Up to a quarter less, so
-/// that gateways that start together do not ask together.
+/// How often an address is asked, unless its server wants it more often: issuers publish a new key long before they
+/// sign with it. Up to a quarter less, so that gateways that start together do not ask together.
 const URL_INTERVAL: Duration = Duration::from_mins(5);
+
+/// How often a server can make the gateway ask at most.
+const URL_INTERVAL_MIN: Duration = Duration::from_secs(10);
 
 /// How often a file is read, although no change was reported: network file systems do not report all changes.
 const FILE_INTERVAL: Duration = Duration::from_mins(1);
@@ -67,10 +70,17 @@ impl TokenKeys {
     /// that would need new keys.
     pub fn start(&self, tasks: &Tasks, drain: &DrainWatch) {
         for keys in self.issuers.iter() {
-            let (follower, drain) = (Follower::new(Arc::clone(keys)), drain.clone());
+            let (report, drain) = (KeyReport::new(Arc::clone(keys)), drain.clone());
+            let follow: Pin<Box<dyn Future<Output = ()> + Send>> = match keys.source() {
+                KeySource::File(_) => Box::pin(Follower::new(report, FILE_INTERVAL).run()),
+                KeySource::Url { .. } => Box::pin(Follower::new(report, URL_INTERVAL).run()),
+                KeySource::WorkloadApi { socket, trust_domain } => {
+                    Box::pin(BundleFollower::new(report, socket, trust_domain).run())
+                }
+            };
             tasks.spawn("token keys", async move {
                 tokio::select! {
-                    () = follower.run() => {}
+                    () = follow => {}
                     () = drain.draining() => {}
                 }
             });
@@ -78,69 +88,53 @@ impl TokenKeys {
     }
 }
 
-/// Keeps the keys of one issuer current.
+/// Keeps the keys of one issuer current: those in a file, or at an address.
 struct Follower {
-    keys: Arc<IssuerKeys>,
+    report: KeyReport,
     hints: Hints,
     /// Keeps the watch of a file.
     watch: Option<FileWatch>,
-    repeats: LogThrottle,
-    /// The keys that were logged last.
-    logged: Vec<String>,
-    has_failed: bool,
+    interval: Duration,
 }
 
 impl Follower {
-    fn new(keys: Arc<IssuerKeys>) -> Self {
-        let repeats = LogThrottle::new(LogSubject::Process);
-        Self { keys, hints: Hints::new(), watch: None, repeats, logged: Vec::new(), has_failed: false }
+    fn new(report: KeyReport, interval: Duration) -> Self {
+        Self { report, hints: Hints::new(), watch: None, interval }
     }
 
     async fn run(mut self) {
-        let interval = match self.keys.source() {
-            KeySource::File(_) => FILE_INTERVAL,
-            KeySource::Url { .. } => URL_INTERVAL,
-        };
-        let mut regular = BackOff::new(interval, interval);
         let mut retries = BackOff::new(RETRY_FIRST, RETRY_LONGEST);
         loop {
-            let pause = if self.attempt().await {
-                retries.reset();
-                regular.next_pause()
-            } else {
-                retries.next_pause()
+            let pause = match self.attempt().await {
+                Attempt::Loaded { max_age } => {
+                    retries.reset();
+                    regular_pause(self.interval, max_age)
+                }
+                Attempt::Failed => retries.next_pause(),
             };
             tokio::select! {
                 () = sleep(pause) => {}
-                () = self.keys.requested() => {}
+                () = self.report.keys().requested() => {}
                 () = self.hints.next() => {}
             }
         }
     }
 
-    /// Loads the keys. Returns whether that succeeded.
-    async fn attempt(&mut self) -> bool {
-        if let KeySource::File(file) = self.keys.source() {
+    /// Loads the keys.
+    async fn attempt(&mut self) -> Attempt {
+        let keys = Arc::clone(self.report.keys());
+        if let KeySource::File(file) = keys.source() {
             // Before the file is read, so that a change during the read is reported.
             self.watch_file(file.clone()).await;
         }
-        match load(self.keys.source()).await {
-            Ok(keys) => {
-                self.log_loaded(&keys);
-                set_jwks_keys(self.keys.label(), keys.len());
-                self.keys.replace(keys);
-                true
+        match load(keys.source()).await {
+            Ok(Loaded { keys, max_age }) => {
+                self.report.loaded(keys);
+                Attempt::Loaded { max_age }
             }
             Err(error) => {
-                self.has_failed = true;
-                self.keys.fail(format!("{error}; {}", error.remedy()));
-                let decision = self.repeats.note(TOKEN_KEYS_FAILED, self.keys.label(), LineBudget::Failures);
-                if let LogDecision::Log { suppressed } = decision {
-                    let in_use = if self.keys.current().is_some() { "the last keys" } else { "none" };
-                    let (issuer, remedy) = (self.keys.label(), error.remedy());
-                    tracing::warn!(issuer, %error, remedy, in_use, suppressed, "{TOKEN_KEYS_FAILED}");
-                }
-                false
+                self.report.failed(&error);
+                Attempt::Failed
             }
         }
     }
@@ -151,38 +145,53 @@ impl Follower {
             Ok(Ok(watch)) => self.watch = Some(watch),
             Ok(Err(error)) => {
                 self.watch = None;
-                let decision = self.repeats.note(TOKEN_KEY_WATCH_FAILED, self.keys.label(), LineBudget::Failures);
-                if let LogDecision::Log { suppressed } = decision {
+                if let LogDecision::Log { suppressed } = self.report.note(TOKEN_KEY_WATCH_FAILED) {
                     let remedy = "raise fs.inotify.max_user_instances, and let mongate read the directory";
-                    tracing::warn!(issuer = self.keys.label(), %error, remedy, suppressed, "{TOKEN_KEY_WATCH_FAILED}");
+                    let issuer = self.report.keys().label();
+                    tracing::warn!(issuer, %error, remedy, suppressed, "{TOKEN_KEY_WATCH_FAILED}");
                 }
             }
             Err(_) => {}
         }
     }
-
-    /// One line for keys that have changed, and one after a failure.
-    fn log_loaded(&mut self, keys: &KeySet) {
-        let mut now = keys.descriptions();
-        now.extend(keys.left_out().iter().map(ToString::to_string));
-        if !std::mem::take(&mut self.has_failed) && now == self.logged {
-            return;
-        }
-        let issuer = self.keys.label();
-        tracing::info!(issuer, keys = shown(&keys.descriptions()), "{TOKEN_KEYS_LOADED}");
-        if !keys.left_out().is_empty() && now != self.logged {
-            let reasons: Vec<String> = keys.left_out().iter().map(ToString::to_string).collect();
-            tracing::info!(issuer, left_out = shown(&reasons), "{TOKEN_KEY_LEFT_OUT}");
-        }
-        self.logged = now;
-    }
 }
 
-/// At most eight items.
-fn shown(items: &[String]) -> String {
-    let mut text = items.iter().take(8).cloned().collect::<Vec<_>>().join(", ");
-    if items.len() > 8 {
-        let _ = write!(text, " and {} more", items.len() - 8);
+/// How an attempt to load the keys has ended.
+enum Attempt {
+    /// With keys, which their server wants to be used for this time.
+    Loaded { max_age: Option<Duration> },
+    /// Without keys.
+    Failed,
+}
+
+/// How long keys are used before the source is asked again: `interval`, or less if the server wants that.
+fn regular_pause(interval: Duration, max_age: Option<Duration>) -> Duration {
+    let wanted = max_age.map_or(interval, |max_age| max_age.clamp(URL_INTERVAL_MIN, interval));
+    BackOff::new(wanted, wanted).next_pause().max(URL_INTERVAL_MIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_can_shorten_the_interval_within_limits() {
+        let seconds = Duration::from_secs;
+        for (max_age, longest) in [
+            (None, 300),
+            (Some(0), 10),
+            (Some(5), 10),
+            (Some(10), 10),
+            (Some(60), 60),
+            (Some(299), 299),
+            (Some(3600), 300),
+            (Some(u64::MAX), 300),
+        ] {
+            for _ in 0..20 {
+                let pause = regular_pause(URL_INTERVAL, max_age.map(seconds));
+                let shortest = (seconds(longest) * 3 / 4).max(URL_INTERVAL_MIN);
+                assert!((shortest..=seconds(longest)).contains(&pause), "{max_age:?}: {pause:?}");
+            }
+        }
     }
-    text
 }

@@ -1,5 +1,6 @@
 //! The keys of one issuer as they are now, and requests to look for newer ones.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ pub struct IssuerKeys {
     keys: ArcSwapOption<KeySet>,
     /// Why the last attempt failed; `None` if it did not.
     problem: Mutex<Option<String>>,
+    /// Whether the issuer has withdrawn its keys.
+    withdrawn: AtomicBool,
     request: Notify,
     /// When newer keys were asked for last, and the number of attempts until then.
     requested: Mutex<Option<(Instant, u64)>>,
@@ -37,6 +40,7 @@ impl IssuerKeys {
             source,
             keys: ArcSwapOption::empty(),
             problem: Mutex::default(),
+            withdrawn: AtomicBool::new(false),
             request: Notify::new(),
             requested: Mutex::default(),
             attempts: watch::Sender::new(0),
@@ -48,7 +52,7 @@ impl IssuerKeys {
         &self.label
     }
 
-    /// The last usable keys; `None` if there have never been any.
+    /// The last usable keys; `None` if there have never been any, or if they were withdrawn.
     pub fn current(&self) -> Option<Arc<KeySet>> {
         self.keys.load_full()
     }
@@ -56,6 +60,11 @@ impl IssuerKeys {
     /// Why the last attempt to load them failed. The last usable keys stay in use.
     pub fn problem(&self) -> Option<String> {
         locked(&self.problem).clone()
+    }
+
+    /// Whether there were keys, and the issuer has withdrawn all of them.
+    pub fn were_withdrawn(&self) -> bool {
+        self.withdrawn.load(Ordering::Relaxed)
     }
 
     pub(super) fn source(&self) -> &KeySource {
@@ -93,8 +102,17 @@ impl IssuerKeys {
     /// Puts keys into use.
     pub(super) fn replace(&self, keys: KeySet) {
         self.keys.store(Some(Arc::new(keys)));
+        self.withdrawn.store(false, Ordering::Relaxed);
         *locked(&self.problem) = None;
         self.attempts.send_modify(|attempts| *attempts += 1);
+    }
+
+    /// Takes the keys out of use: the issuer says that there are none.
+    pub(super) fn withdraw(&self, problem: String) {
+        if self.keys.swap(None).is_some() {
+            self.withdrawn.store(true, Ordering::Relaxed);
+        }
+        self.fail(problem);
     }
 
     /// An attempt has failed.

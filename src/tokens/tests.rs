@@ -229,6 +229,10 @@ async fn what_is_no_key_set_is_told_with_a_remedy() {
         assert!(failed.to_string().contains(error), "{response}: {failed}");
         assert!(failed.remedy().contains(remedy), "{response}: {}", failed.remedy());
     }
+    let cached = ok(&key_set([&TokenKey::ec("k1")]))
+        .replace("content-length", "cache-control: max-age=60\r\nage: 20\r\ncontent-length");
+    let issuer = HttpIssuer::start(cached).await;
+    assert_eq!(load(&issuer.source(None)).await.unwrap().max_age, Some(Duration::from_secs(40)));
     let long = format!("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{}", " ".repeat(2 << 20));
     let issuer = HttpIssuer::start(long).await;
     assert!(load(&issuer.source(None)).await.unwrap_err().to_string().contains("length limit"));

@@ -6,7 +6,9 @@ use std::time::{Duration, SystemTime};
 use tokio::time::timeout;
 
 use super::issuer_keys::IssuerKeys;
-use crate::identity::token::{TokenIssuers, TokenProblem, TokenResult, ValidateToken, Validated, Validation};
+use crate::identity::token::{
+    TokenIssuers, TokenProblem, TokenResult, ValidToken, ValidateToken, Validated, Validation,
+};
 use crate::telemetry::metrics::TokenMetrics;
 
 /// How long a client waits for newer keys. The driver may have a timeout of its own, and asks again after an error.
@@ -53,6 +55,11 @@ impl ValidateToken for TokenValidator {
             shared.count(again)
         }))
     }
+
+    fn count_valid(&self, token: &ValidToken, refusal: Option<&TokenProblem>) {
+        let position = self.0.keys.iter().position(|keys| keys.label() == token.issuer);
+        self.0.metrics.count(position, refusal.map_or("ok", TokenProblem::label));
+    }
 }
 
 impl Shared {
@@ -61,8 +68,11 @@ impl Shared {
         self.rules.validate(token, |position| current.get(position)?.as_deref(), now)
     }
 
+    /// Counts a token that is not valid.
     fn count(&self, validated: Validated) -> TokenResult {
-        self.metrics.count(validated.issuer, validated.result.as_ref().map_or_else(TokenProblem::label, |_| "ok"));
+        if let Err(problem) = &validated.result {
+            self.metrics.count(validated.issuer, problem.label());
+        }
         validated.result
     }
 }

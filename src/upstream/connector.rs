@@ -76,6 +76,17 @@ impl Connector {
         if self.authenticates() && self.users() != Users::None {
             self.authenticate(&mut stream, deadline).await?;
         }
+        self.quiet(stream)
+    }
+
+    /// As [`Connector::connect`], for a client that authenticates itself: the gateway does not authenticate.
+    pub async fn connect_without_user(&self, client: Option<&ClientEndpoints>) -> Result<UpstreamStream, ConnectError> {
+        let deadline = Instant::now() + self.config.connect_timeout;
+        self.quiet(self.connect_proven(client, deadline).await?)
+    }
+
+    /// The server must not have sent more than it was asked for.
+    fn quiet(&self, stream: UpstreamStream) -> Result<UpstreamStream, ConnectError> {
         if !stream.tls.is_quiet() {
             let cause = OwnCommandError::Malformed("unexpected data after the reply");
             return Err(self.error(Some(stream.address), ConnectFailure::Proof { cause }));

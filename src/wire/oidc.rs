@@ -213,6 +213,15 @@ pub fn other_mechanism() -> CommandError {
     CommandError { code: 334, code_name: "MechanismUnavailable", message }
 }
 
+/// The error for a client that has begun with a password, and now wants to be the user of a certificate: the only
+/// certificate that mongod sees is that of the gateway.
+pub fn no_certificate() -> CommandError {
+    let message = "mongate: a client that has begun to authenticate with a password has no certificate; connect again \
+                   without a password"
+        .to_owned();
+    CommandError { code: 334, code_name: "MechanismUnavailable", message }
+}
+
 fn payload(bytes: Vec<u8>) -> Binary {
     Binary { subtype: BinarySubtype::Generic, bytes }
 }

@@ -33,6 +33,44 @@ pub fn begins(command: &[u8]) -> bool {
     matches!(command, b"saslStart" | b"authenticate")
 }
 
+/// Whether a client authenticates with something of its own that mongod verifies, such as a password: with this
+/// `saslStart`, or as this hello announces. X.509 and tokens are not among that, because they end at the gateway.
+pub fn brings_own_credential(command: &RawDocument) -> bool {
+    let Some(Ok((name, _))) = command.iter().next() else { return false };
+    match name.as_str() {
+        "saslStart" => names_own_mechanism(command),
+        name if hello::is_hello(name.as_bytes()) => {
+            // A driver asks for the mechanisms of a user only if it has a password for it.
+            let asks = matches!(command.get("saslSupportedMechs"), Ok(Some(_)));
+            asks || command.get_document("speculativeAuthenticate").is_ok_and(names_own_mechanism)
+        }
+        _ => false,
+    }
+}
+
+/// Whether mongod would go by the certificate of the connection after this hello: it begins an authentication with it,
+/// or says that the client is a server.
+pub fn relies_on_certificate(hello: &RawDocument) -> bool {
+    hello.iter().any(|element| match element {
+        Ok((name, value)) => match name.as_str() {
+            "speculativeAuthenticate" => !value.as_document().is_some_and(names_own_mechanism),
+            name => matches!(name, "internalClient" | "hostInfo"),
+        },
+        Err(_) => true,
+    })
+}
+
+/// Whether `command` is a `saslStart` with one mechanism, neither X.509 nor tokens.
+fn names_own_mechanism(command: &RawDocument) -> bool {
+    let is_start = command.iter().next().is_some_and(|first| first.is_ok_and(|(name, _)| name.as_str() == "saslStart"));
+    let mut mechanisms =
+        command.iter().filter(|element| element.as_ref().map_or(true, |(name, _)| name.as_str() == "mechanism"));
+    let (Some(Ok((_, RawBsonRef::String(mechanism)))), None) = (mechanisms.next(), mechanisms.next()) else {
+        return false;
+    };
+    is_start && !matches!(mechanism, "MONGODB-X509" | "MONGODB-OIDC")
+}
+
 /// The user whose authentication this command begins: `saslStart`, `authenticate`, or a hello that contains one of
 /// them.
 pub fn user_of(command: &RawDocument) -> Option<SaslUser> {
@@ -111,6 +149,37 @@ mod tests {
 
     fn raw(command: &Document) -> RawDocumentBuf {
         RawDocumentBuf::try_from(command).unwrap()
+    }
+
+    #[test]
+    fn passwords_are_told_from_certificates_and_tokens() {
+        let hello = |name: &str, field: &str, value: Document| {
+            let mut hello = doc! { name: 1, "helloOk": true };
+            hello.insert(field, value);
+            hello
+        };
+        let speculating = |inner: Document| hello("hello", "speculativeAuthenticate", inner);
+        let x509 = doc! { "authenticate": 1, "mechanism": "MONGODB-X509", "db": "$external" };
+        for (command, expected) in [
+            (start("SCRAM-SHA-256", b""), true),
+            (start("SCRAM-SHA-1", b""), true),
+            (start("PLAIN", b""), true),
+            (start("MONGODB-AWS", b""), true),
+            (start("MONGODB-X509", b""), false),
+            (start("MONGODB-OIDC", b""), false),
+            (doc! { "saslStart": 1, "mechanism": 5 }, false),
+            (doc! { "saslContinue": 1, "mechanism": "PLAIN" }, false),
+            (x509.clone(), false),
+            (doc! { "hello": 1 }, false),
+            (doc! { "isMaster": 1, "saslSupportedMechs": "admin.alice" }, true),
+            (speculating(start("SCRAM-SHA-256", b"")), true),
+            (speculating(start("MONGODB-OIDC", b"")), false),
+            (speculating(x509), false),
+            (doc! { "ping": 1, "saslSupportedMechs": "admin.alice" }, false),
+            (doc! {}, false),
+        ] {
+            assert_eq!(brings_own_credential(&raw(&command)), expected, "{command}");
+        }
     }
 
     fn start(mechanism: &str, payload: &[u8]) -> Document {

@@ -24,6 +24,7 @@ mod failures;
 mod hand_over;
 mod held_bodies;
 mod intercept;
+mod jwt_svids;
 mod kit_itself;
 mod leaving;
 mod life;
@@ -76,6 +77,8 @@ mod token_clients;
 mod token_issuer;
 #[path = "../../src/identity/token/test_keys.rs"]
 mod token_keys;
+mod token_numbers;
+mod token_passwords;
 mod tokens;
 mod unsupported;
 mod warm;

@@ -34,6 +34,13 @@ fn check_fetches_the_keys_and_examines_a_token_claim_by_claim() {
     let (code, text) = options.check(&[]).unwrap();
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("token issuer https://issuer.example"), "{text}");
+    let demanding = GatewayOptions { listener: "authentication = 'token'\n".to_owned(), ..options.clone() };
+    let (code, text) = demanding.check(&[]).unwrap();
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("its clients have no MongoDB user"), "{text}");
+    let logged =
+        Gateway::start(&demanding).wait_for_log(LOG_TIMEOUT, |line| line["message"] == "configuration warning");
+    assert_eq!(logged.unwrap()["key"], "listener.test.authentication");
     for shown in [&issuer.jwks_url(), "ec-2 (EC P-256)", "rsa-1 (RSA 2048 bits)"] {
         assert!(text.contains(shown), "{shown}: {text}");
     }

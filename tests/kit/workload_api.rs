@@ -1,11 +1,11 @@
 //! A SPIFFE Workload API on a unix domain socket, like that of the SPIRE agent. The test controls what it sends and
 //! when.
 //!
-//! It serves `FetchX509SVID` only, on a thread of its own. The messages are defined here from the specification, so
-//! that the gateway's client is not tested against its own definitions.
+//! It serves `FetchX509SVID` and `FetchJWTBundles`, on a thread of its own. The messages are defined here from the
+//! specification, so that the gateway's client is not tested against its own definitions.
 //!
-//! Spec: SPIFFE Workload API § 5 (X.509-SVID Profile); SPIFFE Workload Endpoint § 5 (the `workload.spiffe.io`
-//! metadata).
+//! Spec: SPIFFE Workload API § 5 (X.509-SVID Profile), § 6 (JWT-SVID Profile); SPIFFE Workload Endpoint § 5 (the
+//! `workload.spiffe.io` metadata).
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -17,6 +17,7 @@ use std::thread::JoinHandle;
 
 use futures::Stream;
 use futures::stream;
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::UnixListener;
 use tokio::sync::{oneshot, watch};
@@ -31,6 +32,7 @@ use super::certificates::{Issued, Pki};
 use super::scratch;
 
 const FETCH_X509_SVID: &str = "/SpiffeWorkloadAPI/FetchX509SVID";
+const FETCH_JWT_BUNDLES: &str = "/SpiffeWorkloadAPI/FetchJWTBundles";
 
 /// A running Workload API. Dropping it ends it and removes its socket.
 pub struct WorkloadApi {
@@ -39,15 +41,16 @@ pub struct WorkloadApi {
     directory: Option<TempDir>,
     script: watch::Sender<Script>,
     asked: Arc<AtomicUsize>,
+    asked_for_bundles: Arc<AtomicUsize>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// The answer to all current and future calls.
+/// The answer to all current and future calls of one method.
 #[derive(Clone)]
-pub enum Answer {
-    /// This set. Open streams receive it immediately.
-    Set(Set),
+pub enum Answer<T = Set> {
+    /// This message. Open streams receive it immediately.
+    Set(T),
     /// `PermissionDenied`, with the message of the SPIRE agent for a workload without a registration entry.
     Denied,
     /// No answer: the call stays open.
@@ -88,6 +91,14 @@ pub struct Svid {
     pub hint: String,
 }
 
+/// The keys of JWT-SVIDs.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Bundles {
+    /// JSON Web Key Sets, by the SPIFFE ID of the trust domain.
+    #[prost(map = "string, bytes", tag = "1")]
+    pub bundles: HashMap<String, Vec<u8>>,
+}
+
 /// The request, which has no fields.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 struct FetchRequest {}
@@ -95,6 +106,7 @@ struct FetchRequest {}
 #[derive(Clone)]
 struct Script {
     answer: Answer,
+    bundles: Answer<Bundles>,
     /// Streams that were opened with a lower number end.
     generation: usize,
 }
@@ -111,6 +123,14 @@ impl Set {
             hint: String::new(),
         };
         Self { svids: vec![svid], ..Self::default() }
+    }
+}
+
+impl Bundles {
+    /// One key set for each trust domain.
+    pub fn of<'a>(key_sets: impl IntoIterator<Item = (&'a str, Value)>) -> Self {
+        let entry = |(domain, keys): (&str, Value)| (format!("spiffe://{domain}"), keys.to_string().into_bytes());
+        Self { bundles: key_sets.into_iter().map(entry).collect() }
     }
 }
 
@@ -131,9 +151,20 @@ impl WorkloadApi {
             let _inside = runtime.enter();
             UnixListener::bind(socket)?
         };
-        let script = watch::Sender::new(Script { answer, generation: 0 });
-        let asked = Arc::new(AtomicUsize::new(0));
-        let service = Endpoint { script: script.subscribe(), asked: Arc::clone(&asked) };
+        let script = watch::Sender::new(Script { answer, bundles: Answer::Silence, generation: 0 });
+        let (asked, asked_for_bundles) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let service = Endpoint {
+            certificates: Method {
+                script: script.subscribe(),
+                asked: Arc::clone(&asked),
+                pick: |script| &script.answer,
+            },
+            bundles: Method {
+                script: script.subscribe(),
+                asked: Arc::clone(&asked_for_bundles),
+                pick: |script| &script.bundles,
+            },
+        };
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = std::thread::spawn(move || {
             runtime.block_on(async {
@@ -146,7 +177,8 @@ impl WorkloadApi {
             });
             // Dropping the runtime cuts the streams, as if the agent was killed.
         });
-        Ok(Self { socket: socket.to_owned(), directory: None, script, asked, stop: Some(stop), thread: Some(thread) })
+        let (socket, directory, stop, thread) = (socket.to_owned(), None, Some(stop), Some(thread));
+        Ok(Self { socket, directory, script, asked, asked_for_bundles, stop, thread })
     }
 
     /// Path of the socket.
@@ -154,9 +186,14 @@ impl WorkloadApi {
         &self.socket
     }
 
-    /// Sets the answer for all future calls and for waiting ones.
+    /// Sets the answer to all future and waiting calls for certificates.
     pub fn answer(&self, answer: Answer) {
         self.script.send_modify(|script| script.answer = answer);
+    }
+
+    /// Sets the answer to all future and waiting calls for the keys of JWT-SVIDs. At the start there is none.
+    pub fn answer_bundles(&self, answer: Answer<Bundles>) {
+        self.script.send_modify(|script| script.bundles = answer);
     }
 
     /// Ends all open streams orderly, as an agent that restarts. Later calls get the same answer as before.
@@ -164,9 +201,14 @@ impl WorkloadApi {
         self.script.send_modify(|script| script.generation += 1);
     }
 
-    /// Number of calls so far.
+    /// Number of calls for certificates so far.
     pub fn asked(&self) -> usize {
         self.asked.load(Ordering::Relaxed)
+    }
+
+    /// Number of calls for the keys of JWT-SVIDs so far.
+    pub fn asked_for_bundles(&self) -> usize {
+        self.asked_for_bundles.load(Ordering::Relaxed)
     }
 }
 
@@ -191,8 +233,21 @@ fn arrivals(listener: UnixListener) -> impl Stream<Item = std::io::Result<tokio:
 /// The gRPC service.
 #[derive(Clone)]
 struct Endpoint {
+    certificates: Method<Set>,
+    bundles: Method<Bundles>,
+}
+
+/// One method, whose stream has messages of the type `T`.
+struct Method<T> {
     script: watch::Receiver<Script>,
     asked: Arc<AtomicUsize>,
+    pick: fn(&Script) -> &Answer<T>,
+}
+
+impl<T> Clone for Method<T> {
+    fn clone(&self) -> Self {
+        Self { script: self.script.clone(), asked: Arc::clone(&self.asked), pick: self.pick }
+    }
 }
 
 impl Service<http::Request<Body>> for Endpoint {
@@ -207,35 +262,41 @@ impl Service<http::Request<Body>> for Endpoint {
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let endpoint = self.clone();
         Box::pin(async move {
-            if request.uri().path() != FETCH_X509_SVID {
-                return Ok(Status::unimplemented("only FetchX509SVID").into_http());
-            }
-            Ok(Grpc::new(ProstCodec::default()).server_streaming(endpoint, request).await)
+            Ok(match request.uri().path() {
+                FETCH_X509_SVID => {
+                    Grpc::new(ProstCodec::default()).server_streaming(endpoint.certificates, request).await
+                }
+                FETCH_JWT_BUNDLES => Grpc::new(ProstCodec::default()).server_streaming(endpoint.bundles, request).await,
+                _ => Status::unimplemented("not a method of this agent").into_http(),
+            })
         })
     }
 }
 
-impl ServerStreamingService<FetchRequest> for Endpoint {
-    type Response = Set;
-    type ResponseStream = BoxStream<Set>;
+impl<T: prost::Message + Clone + Default + Sync + 'static> ServerStreamingService<FetchRequest> for Method<T> {
+    type Response = T;
+    type ResponseStream = BoxStream<T>;
     type Future = BoxFuture<Response<Self::ResponseStream>, Status>;
 
     fn call(&mut self, request: Request<FetchRequest>) -> Self::Future {
         self.asked.fetch_add(1, Ordering::Relaxed);
-        let mut script = self.script.clone();
+        let (mut script, pick) = (self.script.clone(), self.pick);
         Box::pin(async move {
             if request.metadata().get("workload.spiffe.io").is_none_or(|value| value != "true") {
                 return Err(Status::invalid_argument("security header missing from request"));
             }
             script.mark_changed();
-            let generation = match &*script.borrow() {
+            let generation = {
+                let current = script.borrow();
                 // The agent denies a new call immediately, and an open stream in its trailers.
-                Script { answer: Answer::Denied, .. } => return Err(denied()),
-                Script { generation, .. } => *generation,
+                if matches!(pick(&current), Answer::Denied) {
+                    return Err(denied());
+                }
+                current.generation
             };
-            let answers = stream::unfold(Some((script, generation)), async |state| {
+            let answers = stream::unfold(Some((script, generation)), move |state| async move {
                 let (script, generation) = state?;
-                next_answer(script, generation).await
+                next_answer(script, generation, pick).await
             });
             Ok(Response::new(Box::pin(answers) as Self::ResponseStream))
         })
@@ -245,15 +306,19 @@ impl ServerStreamingService<FetchRequest> for Endpoint {
 type State = Option<(watch::Receiver<Script>, usize)>;
 
 /// The next message of a stream and the state after it; `None` when the stream has ended.
-async fn next_answer(mut script: watch::Receiver<Script>, generation: usize) -> Option<(Result<Set, Status>, State)> {
+async fn next_answer<T: Clone>(
+    mut script: watch::Receiver<Script>,
+    generation: usize,
+    pick: fn(&Script) -> &Answer<T>,
+) -> Option<(Result<T, Status>, State)> {
     loop {
         script.changed().await.ok()?;
         let current = script.borrow_and_update().clone();
         if current.generation != generation {
             return None;
         }
-        match current.answer {
-            Answer::Set(set) => return Some((Ok(set), Some((script, generation)))),
+        match pick(&current) {
+            Answer::Set(message) => return Some((Ok(message.clone()), Some((script, generation)))),
             Answer::Denied => return Some((Err(denied()), None)),
             Answer::Silence => {}
         }

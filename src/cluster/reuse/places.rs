@@ -18,9 +18,9 @@ use super::pool_key::PoolKey;
 use super::wait_queue::{WaitQueue, WaiterId};
 use crate::lifecycle::lease::{LeaseDemand, LeaseState};
 
-/// Connections of one pool without a client, at most. A client that comes and goes with another name each time leaves one behind
-/// each time, and a crowd that has gone needs none any longer. Each occupies a file descriptor here, and a thread of
-/// mongod.
+/// Connections of one pool without a client, at most. A client that comes and goes with another name each time leaves
+/// one behind each time, and a crowd that has gone needs none any longer. Each occupies a file descriptor here, and a
+/// thread of mongod.
 pub(super) const PARKED_MAX: usize = 256;
 
 /// The part of the file descriptors that one pool may occupy for connections without a client.

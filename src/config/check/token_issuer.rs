@@ -45,16 +45,17 @@ pub(super) fn token_issuer(
         "set what the tokens of clients are for, as in audiences = [\"mongodb://orders\"]",
         audiences,
     );
-    let keys = keys(&mut section, directory);
     // One that is wrong is not missing.
     let has_own_domain = section.has("trust_domain");
     let has_domain = has_own_domain || trust_domain.is_some();
     let own_domain = section.optional("trust_domain", identity_readers::trust_domain);
-    if !has_issuer && !has_own_domain {
+    // The agent has only keys of JWT-SVIDs.
+    if !has_issuer && !has_own_domain && !section.has("spiffe_socket") {
         section
             .missing("issuer", "set the claim iss of its tokens, or trust_domain for the JWT-SVIDs of a trust domain");
     }
     let trust_domain = own_domain.or_else(|| trust_domain.map(ToOwned::to_owned));
+    let keys = keys(&mut section, has_issuer, trust_domain.as_deref(), directory);
     let principal = section.optional("principal", |given| {
         given.text("a principal with claims in braces, as in \"{trust_domain}/ns/{sub}\"").map(ToOwned::to_owned)
     });
@@ -144,16 +145,24 @@ fn name(text: &str, what: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-fn keys(section: &mut Section<'_>, directory: &Path) -> Option<KeySource> {
-    const WHAT: &str = "set where its keys are, as in jwks_url = \"https://issuer.example/jwks\", or jwks_file";
-    let (has_file, has_url) = (section.has("jwks_file"), section.has("jwks_url"));
+fn keys(
+    section: &mut Section<'_>,
+    has_issuer: bool,
+    trust_domain: Option<&str>,
+    directory: &Path,
+) -> Option<KeySource> {
+    const WHAT: &str = "set where its keys are, as in jwks_url = \"https://issuer.example/jwks\", jwks_file, or \
+                        spiffe_socket";
     let path = |given: &Given<'_>, what: &str| {
         let text = given.text(what)?;
         if text.contains(char::is_control) { Err(format!("must be {what}")) } else { Ok(directory.join(text)) }
     };
+    let given: Vec<&str> =
+        ["jwks_url", "jwks_file", "spiffe_socket"].into_iter().filter(|key| section.has(key)).collect();
     let file = section.optional("jwks_file", |given| path(given, "the path of a file with a JSON Web Key Set"));
     let url = section.optional("jwks_url", url);
-    if !has_url {
+    let socket = section.optional("spiffe_socket", |given| readers::socket(given, directory));
+    if !given.contains(&"jwks_url") {
         let sentence = "is for jwks_url only; remove it";
         section.misplaced("ca_file", sentence);
         section.misplaced("bearer_token_file", sentence);
@@ -161,17 +170,25 @@ fn keys(section: &mut Section<'_>, directory: &Path) -> Option<KeySource> {
     let ca_file = section.optional("ca_file", |given| readers::file(given, directory));
     let bearer_token_file =
         section.optional("bearer_token_file", |given| path(given, "the path of a file with a token"));
-    match (has_file, has_url) {
-        (true, true) => {
-            section.note("jwks_file", "cannot be combined with jwks_url; remove one of the two".to_owned());
-            None
-        }
-        (false, false) => {
+    match given[..] {
+        [] => {
             section.missing("jwks_url", WHAT);
             None
         }
-        (true, false) => file.map(KeySource::File),
-        (false, true) => url.map(|url| KeySource::Url { url, ca_file, bearer_token_file }),
+        ["jwks_url"] => url.map(|url| KeySource::Url { url, ca_file, bearer_token_file }),
+        ["jwks_file"] => file.map(KeySource::File),
+        ["spiffe_socket"] if has_issuer => {
+            let sentence = "has only keys of JWT-SVIDs, which are recognised by their SPIFFE ID; remove issuer, or use \
+                            jwks_url or jwks_file";
+            section.note("spiffe_socket", sentence.to_owned());
+            None
+        }
+        ["spiffe_socket"] => Some(KeySource::WorkloadApi { socket: socket?, trust_domain: trust_domain?.to_owned() }),
+        [first, second, ..] => {
+            section.note(second, format!("cannot be combined with {first}; remove one of the two"));
+            None
+        }
+        [_] => None,
     }
 }
 

@@ -13,7 +13,7 @@ pub struct TokenIssuerConfig {
     pub issuer: Option<String>,
     /// `audiences`: a token must be for one of them. Required, not empty.
     pub audiences: Vec<String>,
-    /// `jwks_file` or `jwks_url`: where its keys are. Required.
+    /// `jwks_url`, `jwks_file` or `spiffe_socket`: where its keys are. Required.
     pub keys: KeySource,
     /// `trust_domain`: the trust domain of the principals. Default: the top-level `trust_domain`.
     pub trust_domain: Option<String>,
@@ -46,6 +46,13 @@ pub enum KeySource {
         ca_file: Option<PathBuf>,
         /// `bearer_token_file`: a token that is sent to the server, read at each request. Default: none.
         bearer_token_file: Option<PathBuf>,
+    },
+    /// `spiffe_socket`: the SPIFFE Workload API, which sends the keys of JWT-SVIDs whenever they change.
+    WorkloadApi {
+        /// Path of the agent's unix domain socket.
+        socket: PathBuf,
+        /// The trust domain whose keys are used: the effective one of the table.
+        trust_domain: String,
     },
 }
 
@@ -110,6 +117,7 @@ impl fmt::Display for KeySource {
         match self {
             Self::File(file) => write!(f, "{}", file.display()),
             Self::Url { url, .. } => url.fmt(f),
+            Self::WorkloadApi { socket, .. } => write!(f, "unix:{}", socket.display()),
         }
     }
 }

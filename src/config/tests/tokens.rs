@@ -95,7 +95,7 @@ fn addresses_of_keys_are_read() {
         let text = format!("{MINIMAL}{}", ISSUER.replace("https://i.example/jwks", address));
         let found = parse(&text, &[]).ok().map(|config| match &config.token_issuers[0].keys {
             KeySource::Url { url, .. } => (url.server.to_string(), url.path.clone()),
-            KeySource::File(_) => panic!("not a file"),
+            other => panic!("{other:?}"),
         });
         assert_eq!(found, expected.map(|(server, path)| (server.to_owned(), path.to_owned())), "{address}");
     }
@@ -123,6 +123,46 @@ fn problems_of_an_issuer_are_named() {
     check_one(&format!("{MINIMAL}{file}"), "is for jwks_url only");
     let anonymous = ISSUER.replace("issuer = \"https://i.example\"\n", "principal = \"CN={sub}\"\n");
     check_one(&format!("{MINIMAL}{anonymous}"), "needs an issuer");
+    check("spiffe_socket = \"unix:/run/agent.sock\"", "spiffe_socket (config.toml): cannot be combined with jwks_url");
+    let agent = ISSUER.replace("jwks_url = \"https://i.example/jwks\"", "spiffe_socket = \"unix:/run/agent.sock\"");
+    check_one(&format!("{MINIMAL}{agent}"), "remove issuer, or use jwks_url or jwks_file");
+}
+
+#[test]
+fn an_agent_has_the_keys_of_a_trust_domain() {
+    const AGENT: &str = "[[token_issuer]]\naudiences = [\"mongodb://orders\"]\n\
+                         spiffe_socket = \"unix:///run/agent.sock\"\n";
+    let own = format!("{AGENT}trust_domain = \"prod.example\"\n");
+    for (text, expected) in [
+        (format!("trust_domain = \"top.example\"{MINIMAL}{AGENT}"), "top.example"),
+        (format!("trust_domain = \"top.example\"{MINIMAL}{own}"), "prod.example"),
+    ] {
+        let [issuer] = &parse(&text, &[]).unwrap().token_issuers[..] else { panic!("one issuer") };
+        let (socket, trust_domain) = ("/run/agent.sock".into(), expected.to_owned());
+        assert_eq!(issuer.keys, KeySource::WorkloadApi { socket, trust_domain });
+        assert_eq!(issuer.keys.to_string(), "unix:/run/agent.sock");
+        assert_eq!(issuer.label(), format!("spiffe://{expected}"));
+    }
+    check_one(&format!("{MINIMAL}{AGENT}"), "set the trust domain of the principals");
+    check_one(&format!("{MINIMAL}{}", own.replace("unix:", "tcp:")), "the unix domain socket of the agent");
+    check_one(&format!("{MINIMAL}{own}ca_file = \"ca.pem\"\n"), "is for jwks_url only");
+    check_one(&format!("{MINIMAL}{own}{own}"), "for a second time");
+}
+
+#[test]
+fn clients_with_tokens_that_are_no_user_of_mongod_are_worth_a_warning() {
+    let authentication = "[upstream.orders.authentication]\nmechanism = \"MONGODB-X509\"\n";
+    for (value, tables, is_warned) in
+        [("token", "", true), ("token", authentication, false), ("token-optional", "", false), ("none", "", false)]
+    {
+        let text = format!("{MINIMAL}authentication = \"{value}\"\n{ISSUER}{tables}");
+        let warnings = parse(&text, &[]).unwrap().warnings_outside_policy();
+        assert_eq!(warnings.len(), usize::from(is_warned), "{value} {tables}: {warnings:?}");
+        for Warning { key, sentence } in warnings {
+            assert_eq!(key, "listener.orders.authentication");
+            assert!(sentence.contains("no MongoDB user") && sentence.contains("[upstream.orders.authentication]"));
+        }
+    }
 }
 
 #[test]

@@ -21,10 +21,14 @@ pub enum Validation {
     Pending(PendingValidation),
 }
 
-/// Validates tokens. Each validation is counted once.
+/// Validates tokens. Each validation is counted once: here if the token is not valid, and by
+/// [`ValidateToken::count_valid`] if it is.
 pub trait ValidateToken: fmt::Debug + Send + Sync {
     /// Validates a token at the time `now`.
     fn validate(&self, token: &str, now: SystemTime) -> Validation;
+
+    /// Counts a valid token: as accepted, or with the reason why its connection does not accept it.
+    fn count_valid(&self, token: &ValidToken, refusal: Option<&TokenProblem>);
 }
 
 impl fmt::Debug for Validation {

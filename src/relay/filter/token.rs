@@ -41,7 +41,9 @@ enum Progress {
     Validated(Box<TokenResult>),
     /// The owner of the connection has to learn of the token.
     NewToken,
-    /// The owner of the connection has learnt of the token, so that the next request can be read.
+    /// The owner of the connection has to provide an upstream connection on which the client can authenticate itself.
+    Separating,
+    /// The owner of the connection has done that, so that the next request can be read.
     Resumed,
 }
 
@@ -80,7 +82,7 @@ impl TokenFilter {
     pub(in crate::relay) fn inspect(&mut self, request: &RequestView<'_>) -> TokenVerdict {
         match std::mem::replace(&mut self.progress, Progress::None) {
             Progress::Validated(result) => return self.settle(request, *result),
-            progress @ Progress::Validating(_) => {
+            progress @ (Progress::Validating(_) | Progress::Separating) => {
                 self.progress = progress;
                 return TokenVerdict::Settled(Verdict::NeedMore(Hold::InInput));
             }
@@ -88,7 +90,7 @@ impl TokenFilter {
         }
         if !matches!(request.header.op_code, OpCode::MSG | OpCode::QUERY) {
             let close = || Verdict::close(EndReason::Undetermined("a message of a type that no driver sends"));
-            return if self.session.is_closed() { TokenVerdict::Settled(close()) } else { PASS };
+            return if self.session.is_strict() { TokenVerdict::Settled(close()) } else { PASS };
         }
         if needs_more(request) {
             return TokenVerdict::Settled(Verdict::NeedMore(Hold::InInput));
@@ -104,6 +106,10 @@ impl TokenFilter {
         let now = SystemTime::now();
         match self.session.step(&command, now) {
             SessionStep::Pass => PASS,
+            SessionStep::Separate => {
+                self.progress = Progress::Separating;
+                TokenVerdict::Settled(Verdict::NeedMore(Hold::InInput))
+            }
             SessionStep::PassHello => TokenVerdict::Pass { without_authentication: true },
             // A stream of replies would be that of a client whose principal was unknown when it began.
             SessionStep::Speculate(_) if request.facts.exhaust_allowed() || request.facts.waits() => {
@@ -127,22 +133,27 @@ impl TokenFilter {
 
     /// Whether a stream whose message boundaries are lost may go on.
     pub(in crate::relay) fn allows_unframed(&self) -> bool {
-        !self.session.is_closed()
+        !self.session.is_strict()
     }
 
     /// Whether nothing is read from the client, because a validation has not ended, or because the owner of the
-    /// connection has not learnt of a token.
+    /// connection has not handled what the client has shown.
     pub(in crate::relay) fn is_waiting(&self) -> bool {
-        matches!(self.progress, Progress::Validating(_) | Progress::NewToken)
+        matches!(self.progress, Progress::Validating(_) | Progress::NewToken | Progress::Separating)
     }
 
-    /// Whether the owner of the connection has to learn of a token.
-    pub(in crate::relay) fn has_new_token(&self) -> bool {
-        matches!(self.progress, Progress::NewToken)
+    /// Whether the owner of the connection has to handle a token, or a client that authenticates itself.
+    pub(in crate::relay) fn needs_owner(&self) -> bool {
+        matches!(self.progress, Progress::NewToken | Progress::Separating)
     }
 
-    /// The owner of the connection has learnt of the token.
-    pub(in crate::relay) fn token_is_known(&mut self) {
+    /// Whether the client needs an upstream connection on which it can authenticate itself.
+    pub(in crate::relay) fn is_separating(&self) -> bool {
+        matches!(self.progress, Progress::Separating)
+    }
+
+    /// The owner of the connection has handled it.
+    pub(in crate::relay) fn resume(&mut self) {
         self.progress = Progress::Resumed;
     }
 
@@ -158,7 +169,7 @@ impl TokenFilter {
                 self.progress = Progress::None;
                 true
             }
-            Progress::None | Progress::Validated(_) | Progress::NewToken => false,
+            Progress::None | Progress::Validated(_) | Progress::NewToken | Progress::Separating => false,
         }
     }
 
@@ -179,6 +190,9 @@ impl TokenFilter {
 
     /// Decides about a request whose token has been validated.
     fn settle(&mut self, request: &RequestView<'_>, result: TokenResult) -> TokenVerdict {
+        if let Ok(token) = &result {
+            self.validator.count_valid(token, self.session.admits(token).err().as_ref());
+        }
         let (verdict, is_accepted) = if request.is_hello() {
             self.speculated = self.session.speculated(result).map(Box::new);
             (TokenVerdict::Pass { without_authentication: true }, self.speculated.is_some())

@@ -58,9 +58,15 @@ impl Client {
         let provider = IdentityProvider { issuer: "https://i".to_owned(), client_id: None, request_scopes: Vec::new() };
         Self(TokenSession::new(TokenDemand {
             is_required,
+            separates_passwords: false,
             identity_provider: Some(provider.into()),
             certificate: None,
         }))
+    }
+
+    /// In front of an upstream to which the gateway authenticates.
+    fn separating() -> Self {
+        Self(TokenSession::new(TokenDemand { separates_passwords: true, ..TokenDemand::default() }))
     }
 
     /// Authenticated from 0 s to 60 s.
@@ -82,6 +88,7 @@ impl Client {
         match self.0.step(&SessionCommand { name, body: Some(&body), more_to_come }, at(seconds)) {
             SessionStep::Pass => "pass".to_owned(),
             SessionStep::PassHello => "stripped".to_owned(),
+            SessionStep::Separate => "separate".to_owned(),
             SessionStep::Speculate(token) => format!("speculate {token}"),
             SessionStep::Validate(token) => format!("validate {token}"),
             SessionStep::Answer(answer) => shown(&answer),
@@ -178,8 +185,7 @@ fn two_steps_authenticate_a_person() {
     assert_eq!(client.send(&sasl_start(&doc! { "jwt": "a.b.c" }), 0), "validate a.b.c");
     assert_eq!(client.validated(Err(TokenProblem::NotCompact)), "18 AuthenticationFailed");
     assert_eq!(client.send(&sasl_continue(1), 0), "18 AuthenticationFailed");
-    let mut without =
-        Client(TokenSession::new(TokenDemand { is_required: true, identity_provider: None, certificate: None }));
+    let mut without = Client(TokenSession::new(TokenDemand { is_required: true, ..TokenDemand::default() }));
     assert_eq!(without.send(&sasl_start(&doc! {}), 0), "18 AuthenticationFailed");
     assert_eq!(without.send(&sasl_continue(1), 0), "18 AuthenticationFailed");
 }
@@ -336,4 +342,43 @@ fn between_two_391_there_is_a_refused_token_or_a_new_expiry() {
         assert_eq!(client.name("find", seconds), "pass");
     }
     assert!(told > 10);
+}
+
+#[test]
+fn a_client_with_a_password_is_separated_once_before_mongod_sees_it() {
+    let x509 = doc! { "authenticate": 1, "mechanism": "MONGODB-X509", "db": "$external" };
+    let asking = doc! { "isMaster": 1, "saslSupportedMechs": "admin.alice", "$db": "admin" };
+    for first in [scram(), hello(Some(scram())), asking] {
+        let mut client = Client::separating();
+        for command in [hello(None), hello(Some(x509.clone())), x509.clone(), doc! { "find": "c", "$db": "shop" }] {
+            assert_eq!(client.send(&command, 0), "pass", "{command}");
+        }
+        assert_eq!(client.send(&first, 0), "separate", "{first}");
+        // The only certificate is that of the gateway.
+        let mut mixed = hello(Some(x509.clone()));
+        mixed.insert("saslSupportedMechs", "admin.alice");
+        let mut doubled = scram();
+        doubled.remove("mechanism");
+        let server = doc! { "hello": 1, "internalClient": { "maxWireVersion": 17 }, "$db": "admin" };
+        let no_mechanism = hello(Some(doubled.clone()));
+        for command in [hello(Some(x509.clone())), mixed, server, no_mechanism] {
+            assert_eq!(client.send(&command, 0), "stripped", "{command}");
+        }
+        let by_sasl = doc! { "saslStart": 1, "mechanism": "MONGODB-X509", "$db": "$external" };
+        for command in [x509.clone(), by_sasl] {
+            assert_eq!(client.send(&command, 0), "334 MechanismUnavailable", "{command}");
+        }
+        for command in [first, scram(), hello(Some(scram())), sasl_continue(1), doc! { "logout": 1, "$db": "admin" }] {
+            assert_eq!(client.send(&command, 0), "pass", "{command}");
+        }
+        // It may still show a token, and is that of the token from then on.
+        assert_eq!(client.send(&sasl_start(&doc! { "jwt": "a.b.c" }), 0), "validate a.b.c");
+        assert_eq!(client.validated(Ok(token(ORDERS, 60))), "done");
+        assert_eq!(client.send(&scram(), 1), "334 MechanismUnavailable");
+        assert_eq!(client.send(&hello(Some(scram())), 1), "stripped");
+    }
+    let mut client = Client::separating();
+    assert_eq!(client.send(&sasl_start(&doc! { "jwt": "a.b.c" }), 0), "validate a.b.c");
+    assert_eq!(client.validated(Ok(token(ORDERS, 60))), "done");
+    assert_eq!(client.send(&scram(), 1), "334 MechanismUnavailable");
 }
